@@ -1,0 +1,138 @@
+//! Flags that several subcommands share, and how a preset fills the ones left out.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::corpus::{CorpusConfig, Io};
+use crate::sample::{MaskCount, PairTask, SampleConfig, Shuffle, Truncate};
+
+/// A named set of defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// What trains best here.
+    #[default]
+    Default,
+    /// Everything as `bert-pytorch` has it.
+    Reference,
+}
+
+/// What to do with a line that is not two sentences with a tab between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnBadLine {
+    /// End the run, naming file and line.
+    #[default]
+    Error,
+    /// Leave it out and count it.
+    Skip,
+}
+
+/// Which corpus, and how it is read.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Corpus")]
+pub struct CorpusFlags {
+    /// Text: two sentences a line, a tab between.
+    #[arg(short = 'c', long, value_name = "FILE", aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
+    pub corpus: PathBuf,
+    /// Use only the first N lines.
+    #[arg(long, value_name = "N", alias = "corpus_lines")]
+    pub corpus_lines: Option<u64>,
+    /// How the corpus is reached [default: mmap].
+    #[arg(long, value_name = "HOW")]
+    pub io: Option<Io>,
+    /// The reference's spelling of `--io memory` (true) or `--io mmap` (false).
+    #[arg(long, alias = "on_memory", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+          action = clap::ArgAction::Set, conflicts_with = "io", hide = true)]
+    pub on_memory: Option<bool>,
+    /// Encoding of the corpus, by its WHATWG label (utf-8, latin1, euc-kr, shift_jis, utf-16le, ...).
+    #[arg(long, value_name = "LABEL", default_value = "utf-8")]
+    pub encoding: String,
+    /// Directory for the line index; default: beside the corpus, or the user's cache directory where that
+    /// cannot be written.
+    #[arg(long, value_name = "DIR")]
+    pub index_dir: Option<PathBuf>,
+}
+
+impl CorpusFlags {
+    /// The configuration that these flags name.
+    pub fn resolve(&self) -> CorpusConfig {
+        CorpusConfig {
+            path: self.corpus.clone(),
+            io: match (self.io, self.on_memory) {
+                (Some(io), _) => io,
+                (None, Some(true)) => Io::Memory,
+                (None, _) => Io::default(),
+            },
+            lines: self.corpus_lines,
+            encoding: self.encoding.clone(),
+            index_dir: self.index_dir.clone(),
+        }
+    }
+}
+
+/// What samples look like. Flags left out come from the preset.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Samples")]
+pub struct SampleFlags {
+    /// Longest sample in tokens, special tokens included [default: 128; reference: 20].
+    #[arg(short = 's', long, value_name = "N", alias = "seq_len")]
+    pub seq_len: Option<usize>,
+    /// Pair task [default: nsp].
+    #[arg(long, value_name = "TASK")]
+    pub pair: Option<PairTask>,
+    /// Probability that a pair is a true one [default: 0.5].
+    #[arg(long, value_name = "P")]
+    pub next_rate: Option<f64>,
+    /// How a pair is cut to the maximal length [default: longest; reference: cut].
+    #[arg(long, value_name = "HOW")]
+    pub truncate: Option<Truncate>,
+    /// Order of the documents in an epoch [default: keyed; reference: none].
+    #[arg(long, value_name = "HOW")]
+    pub shuffle: Option<Shuffle>,
+    /// Share of the tokens that are predicted [default: 0.15].
+    #[arg(long, value_name = "P")]
+    pub mask_rate: Option<f64>,
+    /// Exactly that share (at least one token), or each token by its own coin [default: exact; reference:
+    /// bernoulli].
+    #[arg(long, value_name = "HOW")]
+    pub mask_count: Option<MaskCount>,
+    /// Of the predicted tokens, the share replaced by the mask token [default: 0.8].
+    #[arg(long, value_name = "P")]
+    pub mask_share: Option<f64>,
+    /// Of the predicted tokens, the share replaced by a random token; the rest is kept [default: 0.1].
+    #[arg(long, value_name = "P")]
+    pub random_share: Option<f64>,
+    /// Whether words outside the vocabulary may be predicted, as <unk> [default: false; reference: true].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub predict_unknown: Option<bool>,
+    /// What to do with a line without a tab, with an empty side or with broken bytes [default: error].
+    #[arg(long, value_name = "POLICY")]
+    pub on_bad_line: Option<OnBadLine>,
+    /// Key of all randomness: the same seed gives the same batches for any worker count [default: 42].
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+impl SampleFlags {
+    /// The configuration: these flags over the preset's.
+    pub fn resolve(&self, preset: Preset) -> SampleConfig {
+        let base = match preset {
+            Preset::Default => SampleConfig::default(),
+            Preset::Reference => SampleConfig::reference(),
+        };
+        SampleConfig {
+            seed: self.seed.unwrap_or(base.seed),
+            seq_len: self.seq_len.unwrap_or(base.seq_len),
+            pair: self.pair.unwrap_or(base.pair),
+            next_rate: self.next_rate.unwrap_or(base.next_rate),
+            truncate: self.truncate.unwrap_or(base.truncate),
+            shuffle: self.shuffle.unwrap_or(base.shuffle),
+            mask_rate: self.mask_rate.unwrap_or(base.mask_rate),
+            mask_count: self.mask_count.unwrap_or(base.mask_count),
+            mask_share: self.mask_share.unwrap_or(base.mask_share),
+            random_share: self.random_share.unwrap_or(base.random_share),
+            predict_unknown: self.predict_unknown.unwrap_or(base.predict_unknown),
+            skip_bad_lines: self.on_bad_line.map_or(base.skip_bad_lines, |p| p == OnBadLine::Skip),
+        }
+    }
+}

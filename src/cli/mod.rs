@@ -1,0 +1,63 @@
+//! Flags to parts: each subcommand is a file, a struct of flags and a `run`.
+//!
+//! Time, environment and CPU count are read here and nowhere else. Results go to stdout, everything else
+//! to stderr.
+
+use clap::{Parser, Subcommand};
+
+use crate::Result;
+
+mod collate;
+mod corpus;
+mod eval;
+mod flags;
+mod inspect;
+mod quickstart;
+mod sample;
+mod train;
+mod vocab;
+
+/// Streaming BERT pretraining: from text larger than memory to a trained BERT.
+#[derive(Debug, Parser)]
+#[command(name = "bertstream", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build a vocabulary from a corpus.
+    Vocab(vocab::Args),
+    /// Index a corpus, tell what it holds, and check it before hours are spent on it.
+    #[command(alias = "doctor")]
+    Corpus(corpus::Args),
+    /// Print training samples.
+    Sample(sample::Args),
+    /// Print or write training batches.
+    Collate(collate::Args),
+    /// Train a BERTLM, or go on with a run.
+    Train(train::Args),
+    /// Evaluate a run on a corpus or on batches from a file.
+    Eval(eval::Args),
+    /// Rebuild the batch of any step of a run, without training.
+    Inspect(inspect::Args),
+    /// Train a small model on a made-up language that comes with the program.
+    Quickstart(quickstart::Args),
+}
+
+impl Cli {
+    /// Runs the chosen subcommand.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Vocab(args) => vocab::run(args),
+            Command::Corpus(args) => corpus::run(args),
+            Command::Sample(args) => sample::run(args),
+            Command::Collate(args) => collate::run(args),
+            Command::Train(args) => train::run(args),
+            Command::Eval(args) => eval::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Quickstart(args) => quickstart::run(args),
+        }
+    }
+}

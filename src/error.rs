@@ -1,0 +1,161 @@
+//! The one error type: what went wrong, where, what to do, and the exit code that says so.
+//!
+//! A message names the stage, the place and the cause (`corpus wiki.tsv: line 41: no tab`), and ends
+//! with the remedy where there is one. Errors gain context on their way up and are printed once, in
+//! `main`.
+
+use std::fmt;
+
+/// What class of failure this is. Each class has the exit code that scripts can rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Flags that contradict each other or lie out of range (exit 2).
+    Usage,
+    /// Input that is there but cannot be used: malformed, truncated, hostile (exit 65).
+    Data,
+    /// Input that is not there (exit 66).
+    MissingInput,
+    /// A bug of this program (exit 70).
+    Internal,
+    /// An output that cannot be created (exit 73).
+    CannotCreate,
+    /// Reading or writing failed midway (exit 74).
+    Io,
+    /// Stopped by a signal after a checkpoint was saved; SIGINT gives 130, everything else 75.
+    Stopped { interrupt: bool },
+    /// Configuration or fingerprint differs from what a file was made with (exit 78).
+    Mismatch,
+}
+
+impl ErrorKind {
+    /// The process exit code of this class.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Usage => 2,
+            Self::Data => 65,
+            Self::MissingInput => 66,
+            Self::Internal => 70,
+            Self::CannotCreate => 73,
+            Self::Io => 74,
+            Self::Stopped { interrupt: false } => 75,
+            Self::Stopped { interrupt: true } => 130,
+            Self::Mismatch => 78,
+        }
+    }
+}
+
+/// An error with its class, its message and, where another error caused it, that cause.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of class `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// Flags that cannot be meant ([`ErrorKind::Usage`]).
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Usage, message)
+    }
+
+    /// Input that cannot be used ([`ErrorKind::Data`]).
+    pub fn data(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Data, message)
+    }
+
+    /// A bug of this program ([`ErrorKind::Internal`]).
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// A difference to what a file was made with ([`ErrorKind::Mismatch`]).
+    pub fn mismatch(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Mismatch, message)
+    }
+
+    /// A failed read of `path`: missing input where it does not exist, I/O otherwise.
+    pub fn reading(path: &std::path::Path, error: std::io::Error) -> Self {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound
+            | std::io::ErrorKind::PermissionDenied
+            | std::io::ErrorKind::IsADirectory => ErrorKind::MissingInput,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, format!("cannot read {}", path.display())).caused_by(error)
+    }
+
+    /// A failed write of `path`: cannot-create where it could not be opened, I/O otherwise.
+    pub fn writing(path: &std::path::Path, error: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let kind = match error.kind() {
+            Io::NotFound
+            | Io::PermissionDenied
+            | Io::AlreadyExists
+            | Io::IsADirectory
+            | Io::NotADirectory
+            | Io::ReadOnlyFilesystem => ErrorKind::CannotCreate,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, format!("cannot write {}", path.display())).caused_by(error)
+    }
+
+    /// The same error with `source` as its cause.
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The same class of error, told from one level up: `what` in front, this one as its cause.
+    pub fn context(self, what: impl Into<String>) -> Self {
+        Self { kind: self.kind, message: what.into(), source: Some(Box::new(self)) }
+    }
+
+    /// The class, and with it the exit code.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    /// The whole chain on one line: `what: why: why`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut cause = self.source.as_deref().map(|e| e as &dyn std::error::Error);
+        while let Some(error) = cause {
+            match error.downcast_ref::<Error>() {
+                // Display of our own error already prints its chain.
+                Some(ours) => return write!(f, ": {ours}"),
+                None => write!(f, ": {error}")?,
+            }
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_reads_from_the_outside_in_and_keeps_the_class() {
+        let io = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file");
+        let error = Error::reading(std::path::Path::new("a.tsv"), io).context("corpus");
+        assert_eq!(error.to_string(), "corpus: cannot read a.tsv: no such file");
+        assert_eq!(error.kind().exit_code(), 66);
+    }
+}

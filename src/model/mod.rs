@@ -1,0 +1,269 @@
+//! The BERTLM: its parameters, and the arithmetic of a training step.
+//!
+//! Takes [`HostBatch`]es, gives losses, gradients and updated weights. Knows nothing of corpora, files
+//! or threads of the pipeline. [`Engine`] is the seam: [`fused`] is the hand-written step for the CPU,
+//! [`graph`] the same model as a plain composition of candle operations with candle's own backward;
+//! it is the oracle of the other, and what runs on a device that candle knows.
+
+use serde::{Deserialize, Serialize};
+
+use crate::collate::HostBatch;
+use crate::{Error, Result};
+
+pub mod fused;
+pub mod graph;
+mod layout;
+pub mod optimizer;
+
+pub use fused::FusedEngine;
+pub use graph::GraphEngine;
+pub use layout::{InitRule, Layout, Parameter};
+pub use optimizer::{Optimizer, OptimizerKind};
+
+/// How weights start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// Normal with standard deviation 0.02, biases zero (Devlin et al. 2018, released code).
+    #[default]
+    Bert,
+    /// PyTorch's defaults, which the reference inherits: embeddings N(0, 1), linear layers and their
+    /// biases uniform within 1 / sqrt(inputs).
+    Torch,
+}
+
+/// Shape of the reference's BERTLM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Attention heads; divides `hidden`.
+    pub heads: usize,
+    /// Dropout rate of every dropout layer, `0.0..1.0`.
+    pub dropout: f32,
+    /// How weights start.
+    pub init: Init,
+}
+
+impl ModelConfig {
+    /// Width of the feed-forward layer: four times the hidden size (Devlin et al. 2018, section 3).
+    pub fn feed_forward(&self) -> usize {
+        4 * self.hidden
+    }
+
+    /// Width of one attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden / self.heads
+    }
+
+    /// Refuses shapes that cannot be built, before anything is allocated.
+    pub fn check(&self) -> Result<()> {
+        if self.hidden == 0 || self.layers == 0 || self.heads == 0 || self.vocab_size == 0 {
+            return Err(Error::usage(format!(
+                "--hidden {}, --layers {}, --attn-heads {} and the vocabulary's {} tokens must all be positive",
+                self.hidden, self.layers, self.heads, self.vocab_size
+            )));
+        }
+        if !self.hidden.is_multiple_of(self.heads) {
+            return Err(Error::usage(format!(
+                "--hidden {} is not divisible by --attn-heads {}: choose a multiple of the heads",
+                self.hidden, self.heads
+            )));
+        }
+        // A layer norm with the unbiased standard deviation divides by hidden - 1.
+        if self.hidden < 2 {
+            return Err(Error::usage("--hidden 1 has no variance to normalise by: choose at least 2"));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::usage(format!("--dropout {} must lie in 0..1", self.dropout)));
+        }
+        Ok(())
+    }
+}
+
+/// The dropout layers of the model, numbered: with the seed and the step they key every mask.
+/// Both engines use these numbers, and so see the same masks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropoutSite {
+    /// The sum of the embeddings.
+    Embedding,
+    /// Attention probabilities of a block.
+    Attention(usize),
+    /// The attention's output, before the residual is added.
+    AttentionOutput(usize),
+    /// The feed-forward layer's activations.
+    FeedForward(usize),
+    /// The feed-forward layer's output, before the residual is added.
+    FeedForwardOutput(usize),
+    /// The residual stream at a block's end (a peculiarity of the reference).
+    Block(usize),
+}
+
+impl DropoutSite {
+    /// The site's number, part of the key of its masks.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Embedding => 0,
+            Self::Attention(layer) => 1 + 5 * layer as u64,
+            Self::AttentionOutput(layer) => 2 + 5 * layer as u64,
+            Self::FeedForward(layer) => 3 + 5 * layer as u64,
+            Self::FeedForwardOutput(layer) => 4 + 5 * layer as u64,
+            Self::Block(layer) => 5 + 5 * layer as u64,
+        }
+    }
+}
+
+/// The coordinate of a row of dropout: a sample's row in the step's whole batch, the token's position in
+/// the sample, and for attention probabilities the head (0 elsewhere). Padding does not enter.
+#[inline(always)]
+pub fn dropout_coordinate(row_of_step: usize, position: usize, head: usize) -> u64 {
+    ((row_of_step as u64) << 40) | ((head as u64) << 24) | position as u64
+}
+
+/// What one micro-batch contributes to a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// Seed of the run, for dropout.
+    pub seed: u64,
+    /// Step from 1, for dropout.
+    pub step: u64,
+    /// Rows of the step that earlier micro-batches held, for dropout.
+    pub first_row: usize,
+    /// Masked tokens in the whole step: the divisor of the MLM loss. 0 gives that loss weight 0.
+    pub masked_in_step: usize,
+    /// Pairs with a label in the whole step: the divisor of the NSP loss. 0 gives it weight 0.
+    pub pairs_in_step: usize,
+}
+
+/// Sums over a batch, so that they add up over batches; the means are methods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Sum of the negative log-likelihoods (nats) of the masked tokens.
+    pub mlm_loss_sum: f64,
+    /// Masked tokens.
+    pub masked: u64,
+    /// Masked tokens whose most probable token is the true one.
+    pub mlm_correct: u64,
+    /// Sum of the negative log-likelihoods (nats) of the pair labels.
+    pub nsp_loss_sum: f64,
+    /// Rows with a pair label.
+    pub pairs: u64,
+    /// Rows whose more probable pair label is the true one.
+    pub nsp_correct: u64,
+}
+
+impl Outcome {
+    /// Adds the sums of another batch.
+    pub fn add(&mut self, other: &Self) {
+        self.mlm_loss_sum += other.mlm_loss_sum;
+        self.masked += other.masked;
+        self.mlm_correct += other.mlm_correct;
+        self.nsp_loss_sum += other.nsp_loss_sum;
+        self.pairs += other.pairs;
+        self.nsp_correct += other.nsp_correct;
+    }
+
+    /// Mean NLL of a masked token in nats; 0 where there was none.
+    pub fn mlm_loss(&self) -> f64 {
+        ratio(self.mlm_loss_sum, self.masked)
+    }
+
+    /// Mean NLL of a pair label in nats; 0 where there was none.
+    pub fn nsp_loss(&self) -> f64 {
+        ratio(self.nsp_loss_sum, self.pairs)
+    }
+
+    /// The loss that is minimised: both means, added (Devlin et al. 2018, appendix A.2).
+    pub fn loss(&self) -> f64 {
+        self.mlm_loss() + self.nsp_loss()
+    }
+
+    /// Share of masked tokens predicted exactly.
+    pub fn mlm_accuracy(&self) -> f64 {
+        ratio(self.mlm_correct as f64, self.masked)
+    }
+
+    /// Share of pairs told right.
+    pub fn nsp_accuracy(&self) -> f64 {
+        ratio(self.nsp_correct as f64, self.pairs)
+    }
+}
+
+fn ratio(sum: f64, count: u64) -> f64 {
+    if count == 0 { 0.0 } else { sum / count as f64 }
+}
+
+/// What a step changes the weights with.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    /// Step from 1, for Adam's bias correction.
+    pub step: u64,
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Global gradient norm above which gradients are scaled down; `None` leaves them alone.
+    pub clip: Option<f64>,
+}
+
+/// What an update did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Updated {
+    /// L2 norm over all gradients, before clipping.
+    pub grad_norm: f64,
+    /// Whether the weights changed. They do not where the norm is not finite.
+    pub applied: bool,
+}
+
+/// Predictions for a batch.
+#[derive(Clone, Debug, Default)]
+pub struct Predictions {
+    /// Log-probabilities `(masked, vocab_size)`.
+    pub mlm: Vec<f32>,
+    /// Log-probabilities `(rows, 2)`; index 1 is "is next".
+    pub nsp: Vec<f32>,
+}
+
+/// Everything that training changes, in the order of the [`Layout`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    pub weights: Vec<f32>,
+    /// Adam's first moments.
+    pub first: Vec<f32>,
+    /// Adam's second moments.
+    pub second: Vec<f32>,
+}
+
+/// A model on its device, with its gradients and its optimizer's moments. Lives on one thread.
+pub trait Engine {
+    /// Names, shapes and places of all parameters.
+    fn layout(&self) -> &Layout;
+
+    /// Forward and backward over one micro-batch: adds to the gradients, gives the batch's sums.
+    /// Dropout is on where the configured rate is positive.
+    fn accumulate(&mut self, batch: &HostBatch, pass: &Pass) -> Result<Outcome>;
+
+    /// Clips, updates the weights from the gradients, and zeroes the gradients. Where the gradient's norm
+    /// is not finite the weights and moments stay bitwise as they were.
+    fn update(&mut self, update: &Update) -> Result<Updated>;
+
+    /// Forward only, dropout off.
+    fn evaluate(&mut self, batch: &HostBatch) -> Result<Outcome>;
+
+    /// Forward only, dropout off: the distributions themselves.
+    fn predict(&mut self, batch: &HostBatch) -> Result<Predictions>;
+
+    /// The gradients accumulated so far, in the order of the layout.
+    fn gradients(&self) -> Result<Vec<f32>>;
+
+    /// A copy of everything that training changes.
+    fn state(&self) -> Result<State>;
+
+    /// Replaces everything that training changes; gradients are zeroed.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Internal`] where lengths differ from the layout's.
+    fn restore(&mut self, state: State) -> Result<()>;
+}

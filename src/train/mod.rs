@@ -1,0 +1,1 @@
+//! Stage 4: the training loop, its checkpoints and its records.

@@ -1,0 +1,63 @@
+//! What a token is: text to ids and back.
+//!
+//! Takes text (whole files when counting, one sentence when encoding), gives ids. Knows nothing of
+//! documents, pairs or masks. [`Tokenizer`] is the seam: everything downstream sees ids and the few
+//! facts of this trait, never words.
+
+use crate::Result;
+
+/// Ids of the tokens with a role, under their roles. The reference's names are `<pad> <unk> <eos>
+/// <sos> <mask>` at 0..=4, where `<sos>` serves as classification token and `<eos>` as separator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Specials {
+    pub pad: u32,
+    pub unknown: u32,
+    pub separator: u32,
+    pub classify: u32,
+    pub mask: u32,
+}
+
+/// Text to ids and back. One instance is shared by all workers.
+pub trait Tokenizer: Send + Sync {
+    /// Appends the ids of `text` to `out`, without any special token around them. Words that the
+    /// vocabulary lacks become [`Specials::unknown`].
+    fn encode(&self, text: &str, out: &mut Vec<u32>);
+
+    /// The token of an id; `None` beyond the vocabulary.
+    fn token(&self, id: u32) -> Option<&str>;
+
+    /// The id of a token spelled exactly like this.
+    fn id(&self, token: &str) -> Option<u32>;
+
+    /// Number of ids; the model's embedding has as many rows.
+    fn len(&self) -> usize;
+
+    /// Whether there is no token at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The tokens with a role.
+    fn specials(&self) -> Specials;
+
+    /// How many tokens have no role: what random replacements are drawn from.
+    fn ordinary_len(&self) -> u32;
+
+    /// The `k`-th token without a role, `k < ordinary_len()`.
+    fn ordinary(&self, k: u32) -> u32;
+
+    /// How often each id was seen when the vocabulary was made, in id order (the unknown token's
+    /// entry counts the words that did not make it); `None` where the file does not say.
+    fn counts(&self) -> Option<&[u64]>;
+
+    /// 64 bits that change whenever any id would be given to another token.
+    fn fingerprint(&self) -> u64;
+
+    /// Writes the vocabulary into a run directory so that it can be loaded from there again.
+    fn save(&self, path: &std::path::Path) -> Result<()>;
+}
+
+/// Loads a vocabulary file.
+pub fn load(path: &std::path::Path) -> Result<Box<dyn Tokenizer>> {
+    Err(crate::Error::internal(format!("{}: no vocabulary yet", path.display())))
+}
