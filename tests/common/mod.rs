@@ -1,0 +1,37 @@
+//! What the tests of the engines share: the list of engines, and how far apart two columns are.
+
+use bertstream::collate::HostBatch;
+use bertstream::model::{Engine, GraphEngine, ModelConfig, Optimizer, Pass};
+use bertstream::sample::PairLabel;
+
+/// Every engine there is, each with these weights. A new one is one more entry here.
+pub fn engines(
+    config: &ModelConfig,
+    optimizer: Optimizer,
+    weights: &[f32],
+) -> Vec<(&'static str, Box<dyn Engine>)> {
+    let cpu = candle_core::Device::Cpu;
+    let graph = GraphEngine::new(config, optimizer, weights.to_vec(), cpu).unwrap();
+    vec![("graph", Box::new(graph))]
+}
+
+/// The pass of a batch that is a whole step by itself.
+pub fn whole_step(batch: &HostBatch, step: u64) -> Pass {
+    let pairs_in_step = batch.pairs.iter().filter(|&&pair| pair != PairLabel::None).count();
+    Pass { seed: 7, step, first_row: 0, masked_in_step: batch.masked.len(), pairs_in_step }
+}
+
+/// Largest difference, relative to the largest expected value (to 1e-3 where all are smaller than that).
+/// Infinite where a value is not finite.
+pub fn relative_error(actual: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(actual.len(), expected.len());
+    let (mut scale, mut difference) = (1e-3f64, 0f64);
+    for (&a, &e) in actual.iter().zip(expected) {
+        if !a.is_finite() || !e.is_finite() {
+            return f64::INFINITY;
+        }
+        scale = scale.max(f64::from(e).abs());
+        difference = difference.max((f64::from(a) - f64::from(e)).abs());
+    }
+    difference / scale
+}
