@@ -70,7 +70,10 @@ def main():
     parser.add_argument("--tolerance", type=float, default=1e-4)
     args = parser.parse_args()
 
-    theirs, counted = evaluate_in_pytorch(args.run, load_file(args.batches))
+    batches = load_file(args.batches)
+    if "is_next" not in batches:
+        sys.exit(f"{args.batches}: no is_next: write the batches with the pair task on")
+    theirs, counted = evaluate_in_pytorch(args.run, batches)
     ours = evaluate_in_bertstream(args.bertstream, args.run, args.batches)
 
     print(counted)
