@@ -195,7 +195,7 @@ impl Builder {
     fn embedding(&mut self, name: &str, rows: usize, width: usize) {
         let std = match self.init {
             Init::Bert => 0.02,
-            Init::Torch => 1.0,
+            Init::Xavier | Init::Torch => 1.0,
         };
         self.push(name.to_owned(), vec![rows, width], true, true, InitRule::Normal(std));
     }
@@ -207,6 +207,7 @@ impl Builder {
 
     fn weight(&mut self, name: &str, outputs: usize, inputs: usize) {
         let init = match self.init {
+            Init::Xavier => InitRule::Uniform((6.0 / (inputs + outputs) as f32).sqrt()),
             Init::Bert => InitRule::Normal(0.02),
             // kaiming_uniform with a = sqrt(5) comes to this bound.
             Init::Torch => InitRule::Uniform((inputs as f32).sqrt().recip()),
@@ -216,7 +217,7 @@ impl Builder {
 
     fn bias(&mut self, name: &str, outputs: usize, inputs: usize) {
         let init = match self.init {
-            Init::Bert => InitRule::Zero,
+            Init::Xavier | Init::Bert => InitRule::Zero,
             Init::Torch => InitRule::Uniform((inputs as f32).sqrt().recip()),
         };
         self.push(format!("{name}.bias"), vec![outputs], false, false, init);

@@ -24,8 +24,12 @@ pub use optimizer::{Optimizer, OptimizerKind};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
-    /// Normal with standard deviation 0.02, biases zero (Devlin et al. 2018, released code).
+    /// Embeddings N(0, 1), linear layers uniform so that variances are kept on the way up and down (Glorot &
+    /// Bengio 2010), biases zero. The sinusoidal positions have amplitude 1 and no norm follows the sum:
+    /// token embeddings must be as large to be heard.
     #[default]
+    Xavier,
+    /// Normal with standard deviation 0.02, biases zero (Devlin et al. 2018, released code).
     Bert,
     /// PyTorch's defaults, which the reference inherits: embeddings N(0, 1), linear layers and their
     /// biases uniform within 1 / sqrt(inputs).
