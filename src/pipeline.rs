@@ -1,10 +1,24 @@
 //! How the stages are put together: corpus, sample builders, collator, threads.
+//!
+//! An epoch is every position of its order once, cut into units; a unit is what a worker builds at a time.
+//! Samples and batches are the same, in the same order, for any number of workers, from any cursor on.
 
-use crate::Result;
-use crate::collate::{CollateConfig, HostBatch};
+use std::thread::{self, Scope};
+
+use crate::collate::{self, CollateConfig, Collator, HostBatch};
 use crate::corpus::Corpus;
-use crate::sample::{Cursor, SampleConfig, Samples};
+use crate::flow::{StageStats, ordered_map, prefetch};
+use crate::sample::{self, Cursor, SampleConfig, Samples, Unit};
 use crate::vocab::Tokenizer;
+use crate::{Error, Result};
+
+/// Positions of a unit. A sample takes some microseconds and a ticket about one, so that 64 samples make
+/// the threads cost next to nothing, while a resumed run waits for less than a millisecond.
+const POSITIONS_PER_UNIT: u64 = 64;
+
+/// Batches that stand ready for the model: one for the next step, and one so that an uneven step does not
+/// stop the stages before it. More only costs memory.
+const BATCHES_AHEAD: usize = 2;
 
 /// The parts of a pipeline; running it borrows them.
 #[derive(Clone, Copy)]
@@ -18,24 +32,271 @@ pub struct Plan<'p> {
 
 impl<'p> Plan<'p> {
     /// Gives `consume` the samples from `start` to the end of epoch `epochs - 1`, in order, unit by unit.
+    ///
+    /// # Errors
+    /// Those of the configuration and of the builders' constructors before a thread starts; whatever
+    /// `consume` returns. The stream ends with its first error.
     pub fn samples<R>(
         &self,
-        _start: Cursor,
-        _epochs: u64,
-        _consume: impl FnOnce(&mut dyn Iterator<Item = Result<Samples>>) -> Result<R>,
+        start: Cursor,
+        epochs: u64,
+        consume: impl FnOnce(&mut dyn Iterator<Item = Result<Samples>>) -> Result<R>,
     ) -> Result<R> {
-        Err(crate::Error::internal("no pipeline yet"))
+        let stats = StageStats::default();
+        let result = thread::scope(|scope| {
+            let parts = self.stream(scope, &stats, start, epochs)?;
+            consume(&mut parts.map(|part| Ok(part?.samples)))
+        });
+        report("sample", &stats);
+        result
     }
 
     /// Gives `consume` the batches from `start` to the end of epoch `epochs - 1`, in order. No batch
-    /// crosses an epoch's end.
+    /// crosses an epoch's end. [`HostBatch::next`] is where a stream started from goes on with exactly the
+    /// batches that follow.
+    ///
+    /// # Errors
+    /// Those of the configurations and of the builders' constructors before a thread starts; whatever
+    /// `consume` returns. The stream ends with its first error.
     pub fn batches<R>(
         &self,
-        _collate: &CollateConfig,
-        _start: Cursor,
-        _epochs: u64,
-        _consume: impl FnOnce(&mut dyn Iterator<Item = Result<HostBatch>>) -> Result<R>,
+        collate: &CollateConfig,
+        start: Cursor,
+        epochs: u64,
+        consume: impl FnOnce(&mut dyn Iterator<Item = Result<HostBatch>>) -> Result<R>,
     ) -> Result<R> {
-        Err(crate::Error::internal("no pipeline yet"))
+        let collator = collate::collator(collate)?;
+        if collate.seq_len < self.sample.seq_len {
+            return Err(Error::usage(format!(
+                "rows of {} tokens cannot hold samples of --seq-len {}",
+                collate.seq_len, self.sample.seq_len
+            )));
+        }
+        let (sample_stats, collate_stats) = (StageStats::default(), StageStats::default());
+        let result = thread::scope(|scope| {
+            let parts = self.stream(scope, &sample_stats, start, epochs)?;
+            let mut batches = Batches::new(parts, collator);
+            if self.workers == 0 {
+                return consume(&mut batches);
+            }
+            consume(&mut prefetch(scope, "collate", BATCHES_AHEAD, batches, &collate_stats)?)
+        });
+        report("sample", &sample_stats);
+        report("collate", &collate_stats);
+        result
+    }
+
+    /// The samples from `start` on, built by threads of `scope`.
+    fn stream<'scope>(
+        &self,
+        scope: &'scope Scope<'scope, '_>,
+        stats: &'scope StageStats,
+        start: Cursor,
+        epochs: u64,
+    ) -> Result<impl Iterator<Item = Result<Part>> + Send + use<'scope, 'p>>
+    where
+        'p: 'scope,
+    {
+        let Self { corpus, tokenizer, sample, workers } = *self;
+        let len = corpus.len();
+        if start.position > len {
+            return Err(Error::mismatch(format!(
+                "corpus {}: the stream is to go on at document {} of {len}: this is another corpus than the \
+                 one it began with",
+                corpus.path().display(),
+                start.position
+            )));
+        }
+        let built = ordered_map(scope, "sample", workers, units(start, epochs, len), stats, |_| {
+            let mut builder = sample::builder(corpus, tokenizer, sample)?;
+            Ok(move |unit: Unit| {
+                let mut samples = Samples::default();
+                let failed = builder.build(&unit, &mut samples).err();
+                Ok(Built { epoch: unit.epoch, ends_epoch: unit.positions.end == len, samples, failed })
+            })
+        })?;
+        Ok(Parts { built, corpus, start, given: 0, failed: None, over: false })
+    }
+}
+
+/// The cursor of an epoch's first sample.
+fn first_of(epoch: u64) -> Cursor {
+    Cursor { epoch, position: 0, part: 0 }
+}
+
+/// The units from `start` to the end of epoch `epochs - 1`, of a corpus of `len > 0` documents. They are cut
+/// from `start` on: where units begin has no influence on what is in them.
+fn units(start: Cursor, epochs: u64, len: u64) -> impl Iterator<Item = Unit> + Send {
+    (start.epoch..epochs).flat_map(move |epoch| {
+        let first = if epoch == start.epoch { start.position } else { 0 };
+        let mut next = first;
+        std::iter::from_fn(move || {
+            let from = next;
+            next = len.min(from + POSITIONS_PER_UNIT);
+            (from < len).then_some(Unit { epoch, positions: from..next })
+        })
+    })
+}
+
+/// Tells where the time of a stage went.
+fn report(stage: &str, stats: &StageStats) {
+    tracing::debug!(
+        target: "flow",
+        stage,
+        taken = stats.taken(),
+        wait_ms = stats.wait().as_millis() as u64,
+        mean_ready = stats.mean_ready(),
+        "stage finished"
+    );
+}
+
+/// What a worker makes of a unit: its samples, up to the error where there was one. Errors come behind the
+/// samples before them, so that their place depends neither on how units are cut nor on who built them.
+struct Built {
+    epoch: u64,
+    ends_epoch: bool,
+    samples: Samples,
+    failed: Option<Error>,
+}
+
+/// Some samples of an epoch, in order.
+struct Part {
+    samples: Samples,
+    /// The epoch, where nothing of it follows.
+    ends_epoch: Option<u64>,
+}
+
+/// Built units to parts: leaves out what lies before the start, puts errors in their place, and refuses an
+/// epoch that gives no sample, since whoever trains by steps would wait for ever.
+struct Parts<'p, I> {
+    built: I,
+    corpus: &'p dyn Corpus,
+    start: Cursor,
+    /// Samples of the epoch so far.
+    given: usize,
+    /// An error that waits for the samples before it to be taken.
+    failed: Option<Error>,
+    over: bool,
+}
+
+impl<I: Iterator<Item = Result<Built>>> Iterator for Parts<'_, I> {
+    type Item = Result<Part>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            self.over = true;
+            return Some(Err(error));
+        }
+        if self.over {
+            return None;
+        }
+        let Built { epoch, ends_epoch, samples, failed } = match self.built.next()? {
+            Ok(built) => built,
+            Err(error) => {
+                self.over = true;
+                return Some(Err(error));
+            }
+        };
+        self.failed = failed;
+        self.given += samples.len();
+        if ends_epoch {
+            // An epoch that was entered midway may have given its samples before.
+            if self.given == 0 && self.failed.is_none() && self.start <= first_of(epoch) {
+                self.failed = Some(Error::data(format!(
+                    "corpus {}: none of its {} documents gives a sample: all were left out as malformed",
+                    self.corpus.path().display(),
+                    self.corpus.len()
+                )));
+            }
+            self.given = 0;
+        }
+        let ends_epoch = (ends_epoch && self.failed.is_none()).then_some(epoch);
+        Some(Ok(Part { samples: from_cursor(samples, self.start), ends_epoch }))
+    }
+}
+
+/// The samples at or behind `start`: all of them, but for the unit in which a stream is entered midway.
+fn from_cursor(samples: Samples, start: Cursor) -> Samples {
+    if samples.is_empty() || samples.get(0).origin.cursor >= start {
+        return samples;
+    }
+    let mut rest = Samples::default();
+    rest.skipped = samples.skipped;
+    samples.iter().filter(|sample| sample.origin.cursor >= start).for_each(|sample| rest.push(sample));
+    rest
+}
+
+/// Parts to batches. A full batch is held back until the next sample or the epoch's end is seen: only then
+/// it is known where the stream goes on.
+struct Batches<I> {
+    parts: I,
+    collator: Box<dyn Collator>,
+    /// The part being collated, and its next sample.
+    part: Part,
+    at: usize,
+    held: Option<HostBatch>,
+    /// An error that waits for the batch before it to be taken.
+    failed: Option<Error>,
+    over: bool,
+}
+
+impl<I: Iterator<Item = Result<Part>>> Batches<I> {
+    fn new(parts: I, collator: Box<dyn Collator>) -> Self {
+        let part = Part { samples: Samples::default(), ends_epoch: None };
+        Self { parts, collator, part, at: 0, held: None, failed: None, over: false }
+    }
+
+    /// One step: takes in a sample, ends an epoch, or fetches the next part. Gives the batch that is known
+    /// to be complete by that, if any.
+    fn advance(&mut self) -> Result<Option<HostBatch>> {
+        if self.at < self.part.samples.len() {
+            let sample = self.part.samples.get(self.at);
+            self.at += 1;
+            let complete = self.held.take().map(|batch| HostBatch { next: sample.origin.cursor, ..batch });
+            match self.collator.push(sample) {
+                Ok(full) => {
+                    self.held = full;
+                    Ok(complete)
+                }
+                Err(error) => {
+                    self.held = complete;
+                    Err(error)
+                }
+            }
+        } else if let Some(epoch) = self.part.ends_epoch.take() {
+            let last = self.held.take().or_else(|| self.collator.finish());
+            Ok(last.map(|batch| HostBatch { next: first_of(epoch + 1), ends_epoch: true, ..batch }))
+        } else {
+            match self.parts.next() {
+                Some(part) => {
+                    self.part = part?;
+                    self.at = 0;
+                }
+                None => self.over = true,
+            }
+            Ok(None)
+        }
+    }
+}
+
+impl<I: Iterator<Item = Result<Part>>> Iterator for Batches<I> {
+    type Item = Result<HostBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.over {
+            match self.advance() {
+                Ok(None) => {}
+                Ok(Some(batch)) => return Some(Ok(batch)),
+                Err(error) => {
+                    self.over = true;
+                    self.failed = Some(error);
+                    // A full batch before the error is good; the samples of an incomplete one go with it.
+                    if let Some(batch) = self.held.take() {
+                        return Some(Ok(batch));
+                    }
+                }
+            }
+        }
+        self.failed.take().map(Err)
     }
 }

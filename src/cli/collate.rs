@@ -1,12 +1,200 @@
-//! `bertstream collate`.
+//! `bertstream collate`: training batches, for people, as JSON lines, or as a safetensors file.
 
-use crate::Result;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::flags::Preset;
+use super::sample::{Printer, SourceArgs, heading, print_summary};
+use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
+use crate::pipeline::Plan;
+use crate::sample::{Cursor, Paint, Sample, Tally, show};
+use crate::vocab::{Specials, Tokenizer};
+use crate::{Error, Result, corpus, durable, vocab};
 
 /// Flags of `collate`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Rows of a batch.
+    #[arg(short = 'b', long, value_name = "N", alias = "batch_size", default_value_t = 64)]
+    batch_size: usize,
+    /// How wide rows are [default: longest; reference: fixed].
+    #[arg(long, value_name = "HOW")]
+    pad: Option<PadTo>,
+    /// Stop after so many batches.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// How batches are printed or written.
+    #[arg(long, value_name = "HOW", default_value = "text")]
+    format: Format,
+    /// Short for `--format jsonl`.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// File for `--format safetensors`. All batches are held in memory until it is written.
+    #[arg(short = 'o', long, value_name = "FILE", aliases = ["output_path", "output-path"])]
+    output: Option<PathBuf>,
+}
+
+/// How batches are printed or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// Rows of words with their masks visible, labels and origins.
+    Text,
+    /// A JSON object a line: the columns of the batch.
+    Jsonl,
+    /// The reference's tensors `bert_input`, `segment_label`, `bert_label` and `is_next`.
+    Safetensors,
+}
 
 /// Runs the subcommand.
-pub fn run(_args: Args) -> Result<()> {
-    Err(crate::Error::internal("collate is not written yet"))
+pub fn run(args: Args) -> Result<()> {
+    let format = if args.json { Format::Jsonl } else { args.format };
+    let config = args.source.sample.resolve(args.source.preset);
+    config.check()?;
+    let output = output(format, args.output)?;
+    let tokenizer = vocab::load(&args.source.vocab)?;
+    let specials = tokenizer.specials();
+    let collate = CollateConfig {
+        batch_size: args.batch_size,
+        seq_len: config.seq_len,
+        pad_to: args.pad.unwrap_or(default_pad(args.source.preset)),
+        pad_id: specials.pad,
+    };
+    collate.check()?;
+    let corpus = corpus::open(&args.source.corpus.resolve())?;
+    let workers = args.source.workers();
+    let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };
+    let limit = args.limit.unwrap_or(u64::MAX);
+
+    let mut printer = Printer::new();
+    let mut count = Count::default();
+    let mut kept = Vec::new();
+    let start = Instant::now();
+    plan.batches(&collate, Cursor::default(), args.source.epochs, |batches| {
+        while count.batches < limit && !printer.closed {
+            let Some(batch) = batches.next().transpose()? else { break };
+            let number = count.batches;
+            count.add(&batch, &specials);
+            match format {
+                Format::Text => printer.line(&text(number, &batch, tokenizer.as_ref(), printer.paint))?,
+                Format::Jsonl => printer.write(|out| file::write_json_line(out, &batch))?,
+                Format::Safetensors => kept.push(batch),
+            }
+        }
+        Ok(())
+    })?;
+    if let Some(path) = output {
+        let info = file::FileInfo::new(config.seed, tokenizer.fingerprint(), specials.mask);
+        let bytes = file::to_safetensors(&kept, &info)?;
+        durable::write_file(&path, &bytes)?;
+        eprintln!("written    {} ({} bytes)", path.display(), bytes.len());
+    }
+    if printer.finish()? {
+        print_summary(&count.tally, start.elapsed());
+        eprintln!("batches    {} ({:.2} % padding)", count.batches, 100.0 * count.waste());
+        eprintln!("digest     {}", count.digest);
+    }
+    Ok(())
+}
+
+/// How wide rows are where the flags do not say.
+fn default_pad(preset: Preset) -> PadTo {
+    match preset {
+        Preset::Default => PadTo::Longest,
+        Preset::Reference => PadTo::Fixed,
+    }
+}
+
+/// The file to write, where the format writes one.
+fn output(format: Format, output: Option<PathBuf>) -> Result<Option<PathBuf>> {
+    match (format, output) {
+        (Format::Safetensors, None) => {
+            Err(Error::usage("--format safetensors writes a file: say which with --output FILE"))
+        }
+        (Format::Safetensors, output) => Ok(output),
+        (_, Some(path)) => Err(Error::usage(format!(
+            "--output {}: this format goes to stdout; use --format safetensors, or redirect stdout",
+            path.display()
+        ))),
+        (_, None) => Ok(None),
+    }
+}
+
+/// Counts over batches.
+#[derive(Default)]
+struct Count {
+    batches: u64,
+    cells: u64,
+    tally: Tally,
+    digest: BatchDigest,
+}
+
+impl Count {
+    fn add(&mut self, batch: &HostBatch, specials: &Specials) {
+        self.batches += 1;
+        self.cells += batch.ids.len() as u64;
+        self.digest.update(batch);
+        for row in 0..batch.rows {
+            let (ids, segments) = batch.row(row);
+            let predicted = batch.predicted(row);
+            let columns: Vec<u32> =
+                batch.masked[predicted.clone()].iter().map(|at| at - (row * batch.seq_len) as u32).collect();
+            let sample = Sample {
+                ids,
+                segments,
+                masked: &columns,
+                labels: &batch.labels[predicted.clone()],
+                corruptions: &batch.corruptions[predicted],
+                pair: batch.pairs[row],
+                origin: batch.origins[row],
+            };
+            self.tally.add(&sample, specials);
+        }
+    }
+
+    /// Share of the cells that are padding.
+    fn waste(&self) -> f64 {
+        if self.cells == 0 { 0.0 } else { 1.0 - self.tally.tokens as f64 / self.cells as f64 }
+    }
+}
+
+/// A batch for people: its shape, then its rows.
+fn text(number: u64, batch: &HostBatch, tokenizer: &dyn Tokenizer, paint: Paint) -> String {
+    let end = if batch.ends_epoch { ", ends the epoch" } else { "" };
+    let mut lines = vec![format!(
+        "batch {number}: {} rows of {}, {} tokens, {} predicted{end}",
+        batch.rows,
+        batch.seq_len,
+        batch.tokens(),
+        batch.masked.len()
+    )];
+    for row in 0..batch.rows {
+        let (ids, segments) = batch.row(row);
+        let predicted = batch.predicted(row).map(|i| {
+            let column = batch.masked[i] as usize - row * batch.seq_len;
+            (column, batch.labels[i], batch.corruptions[i])
+        });
+        lines.push(format!("  {}", heading(&batch.origins[row], batch.pairs[row])));
+        lines.push(format!("    {}", show(ids, segments, predicted, tokenizer, paint)));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn a_file_is_named_where_one_is_written_and_only_there() {
+        let check = |format, path: Option<&str>, expected: Result<(), ErrorKind>| {
+            let found = output(format, path.map(PathBuf::from));
+            assert_eq!(found.map(|_| ()).map_err(|error| error.kind()), expected);
+        };
+        check(Format::Safetensors, Some("a"), Ok(()));
+        check(Format::Safetensors, None, Err(ErrorKind::Usage));
+        check(Format::Text, None, Ok(()));
+        check(Format::Jsonl, Some("a"), Err(ErrorKind::Usage));
+    }
 }

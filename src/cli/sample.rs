@@ -1,12 +1,255 @@
-//! `bertstream sample`.
+//! `bertstream sample`: training samples as the model will see them, for people or as JSON lines.
 
-use crate::Result;
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::flags::{CorpusFlags, Preset, SampleFlags};
+use crate::pipeline::Plan;
+use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, Tally, show};
+use crate::vocab::Tokenizer;
+use crate::{Error, Result, corpus, vocab};
 
 /// Flags of `sample`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Stop after so many samples.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// How samples are printed.
+    #[arg(long, value_name = "HOW", default_value = "text")]
+    format: Format,
+    /// Short for `--format jsonl`.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+/// Flags of every command that makes samples and nothing else.
+#[derive(Debug, clap::Args)]
+pub(super) struct SourceArgs {
+    #[command(flatten)]
+    pub corpus: CorpusFlags,
+    #[command(flatten)]
+    pub sample: SampleFlags,
+    /// Vocabulary file, as `bertstream vocab` writes it.
+    #[arg(short = 'v', long, value_name = "FILE", aliases = ["vocab_path", "vocab-path"])]
+    pub vocab: PathBuf,
+    /// Where the flags left out come from.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub preset: Preset,
+    /// Epochs to go through.
+    #[arg(short = 'e', long, value_name = "N", default_value_t = 1)]
+    pub epochs: u64,
+    /// Threads that build samples; 0 builds them without threads [default: the number of cores].
+    #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"])]
+    pub workers: Option<usize>,
+}
+
+impl SourceArgs {
+    /// The number of worker threads: asked for, or the cores of this machine.
+    pub fn workers(&self) -> usize {
+        self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+/// How samples are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// Words with their masks visible, labels and origins.
+    Text,
+    /// A JSON object a line.
+    Jsonl,
+}
 
 /// Runs the subcommand.
-pub fn run(_args: Args) -> Result<()> {
-    Err(crate::Error::internal("sample is not written yet"))
+pub fn run(args: Args) -> Result<()> {
+    let config = args.source.sample.resolve(args.source.preset);
+    config.check()?;
+    let tokenizer = vocab::load(&args.source.vocab)?;
+    let corpus = corpus::open(&args.source.corpus.resolve())?;
+    let workers = args.source.workers();
+    let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };
+    let format = if args.json { Format::Jsonl } else { args.format };
+    let limit = args.limit.unwrap_or(u64::MAX);
+
+    let mut printer = Printer::new();
+    let (mut tally, mut skipped) = (Tally::default(), 0);
+    let start = Instant::now();
+    plan.samples(Cursor::default(), args.source.epochs, |units| {
+        while tally.samples < limit && !printer.closed {
+            let Some(unit) = units.next().transpose()? else { break };
+            skipped += unit.skipped;
+            let left = usize::try_from(limit - tally.samples).unwrap_or(usize::MAX);
+            for sample in unit.iter().take(left) {
+                tally.add(&sample, &tokenizer.specials());
+                let line = match format {
+                    Format::Text => text(&sample, tokenizer.as_ref(), printer.paint),
+                    Format::Jsonl => json(&sample, tokenizer.as_ref()),
+                };
+                printer.line(&line)?;
+            }
+        }
+        Ok(())
+    })?;
+    if printer.finish()? {
+        print_summary(&tally, start.elapsed());
+        eprintln!("left out   {skipped} malformed documents");
+    }
+    Ok(())
+}
+
+/// A sample for people: where it came from and its label, then its words.
+fn text(sample: &Sample<'_>, tokenizer: &dyn Tokenizer, paint: Paint) -> String {
+    let predicted = sample.masked.iter().zip(sample.labels).zip(sample.corruptions);
+    let predicted = predicted.map(|((&at, &label), &corruption)| (at as usize, label, corruption));
+    format!(
+        "{}\n    {}",
+        heading(&sample.origin, sample.pair),
+        show(sample.ids, sample.segments, predicted, tokenizer, paint)
+    )
+}
+
+/// The line above a sample: `epoch 0 position 3: lines 17 + 4 (not next)`.
+pub(super) fn heading(origin: &Origin, pair: PairLabel) -> String {
+    let Cursor { epoch, position, .. } = origin.cursor;
+    let label = match pair {
+        PairLabel::IsNext => " (is next)",
+        PairLabel::NotNext => " (not next)",
+        PairLabel::None => "",
+    };
+    format!("epoch {epoch} position {position}: lines {} + {}{label}", origin.line_a, origin.line_b)
+}
+
+/// A sample as a line of JSON.
+fn json(sample: &Sample<'_>, tokenizer: &dyn Tokenizer) -> String {
+    /// The fields, in this order; those of [`Sample`], with the ids spelled beside them.
+    #[derive(Serialize)]
+    struct Line<'s> {
+        tokens: Vec<Option<&'s str>>,
+        ids: &'s [u32],
+        segments: &'s [u8],
+        masked: &'s [u32],
+        labels: &'s [u32],
+        corruptions: &'s [Corruption],
+        pair: PairLabel,
+        origin: Origin,
+    }
+    let &Sample { ids, segments, masked, labels, corruptions, pair, origin } = sample;
+    let tokens = ids.iter().map(|&id| tokenizer.token(id)).collect();
+    serde_json::to_string(&Line { tokens, ids, segments, masked, labels, corruptions, pair, origin })
+        .expect("plain fields always have a JSON form")
+}
+
+/// Lines to stdout. A reader that has seen enough (`| head`) closes it, which is no error.
+pub(super) struct Printer {
+    out: BufWriter<StdoutLock<'static>>,
+    /// Colours only where a person looks, and does not mind (<https://no-color.org>).
+    pub paint: Paint,
+    /// Whether the reader is gone.
+    pub closed: bool,
+}
+
+impl Printer {
+    pub fn new() -> Self {
+        let minds = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let paint = if io::stdout().is_terminal() && !minds { Paint::Ansi } else { Paint::Plain };
+        Self { out: BufWriter::new(io::stdout().lock()), paint, closed: false }
+    }
+
+    /// Prints `line` and a line's end.
+    pub fn line(&mut self, line: &str) -> Result<()> {
+        self.write(|out| writeln!(out, "{line}"))
+    }
+
+    /// Lets `write` print, unless the reader is gone.
+    pub fn write(
+        &mut self,
+        write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
+    ) -> Result<()> {
+        if self.closed {
+            return Ok(());
+        }
+        match write(&mut self.out) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.closed = true,
+            Err(error) => {
+                return Err(Error::new(crate::ErrorKind::Io, "cannot write to stdout").caused_by(error));
+            }
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    /// Prints what is left; tells whether the reader stayed to the end.
+    pub fn finish(mut self) -> Result<bool> {
+        self.write(Write::flush)?;
+        Ok(!self.closed)
+    }
+}
+
+/// What a person can check, to stderr.
+pub(super) fn print_summary(tally: &Tally, elapsed: Duration) {
+    let [masked, randomised, kept] = tally.split().map(|share| 100.0 * share);
+    let seconds = elapsed.as_secs_f64().max(1e-9);
+    eprintln!("samples    {}", tally.samples);
+    eprintln!("tokens     {} ({} words)", tally.tokens, tally.words);
+    eprintln!("unknown    {:.2} % of the words", 100.0 * tally.unknown_rate());
+    eprintln!(
+        "predicted  {:.2} % of the words: {masked:.1} % masked, {randomised:.1} % random, {kept:.1} % kept",
+        100.0 * tally.predicted_rate()
+    );
+    match tally.next_rate() {
+        Some(rate) => eprintln!("is next    {:.2} % of the pairs", 100.0 * rate),
+        None => eprintln!("is next    no pair task"),
+    }
+    eprintln!(
+        "speed      {:.0} samples/s, {:.0} tokens/s, printing included",
+        tally.samples as f64 / seconds,
+        tally.tokens as f64 / seconds
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(flags: &str) -> clap::error::Result<Args> {
+        Line::try_parse_from(format!("sample {flags}").split_whitespace()).map(|line| line.args)
+    }
+
+    #[test]
+    fn the_letters_and_spellings_of_the_reference_are_understood() {
+        let args = parse("-c a.tsv -v v.json -s 20 -e 3 -w 5").unwrap();
+        assert_eq!((args.source.epochs, args.source.workers()), (3, 5));
+        assert_eq!(args.source.sample.resolve(args.source.preset).seq_len, 20);
+        let args = parse("--train_dataset a.tsv --vocab_path v.json --seq_len 20 --num_workers 0").unwrap();
+        assert_eq!(args.source.workers(), 0);
+    }
+
+    #[test]
+    fn two_formats_at_once_are_refused() {
+        assert!(parse("-c a -v v --json").unwrap().json);
+        assert!(parse("-c a -v v --json --format text").is_err());
+    }
+
+    #[test]
+    fn headings() {
+        let cursor = Cursor { epoch: 1, position: 2, part: 0 };
+        let origin = Origin { cursor, document_a: 6, line_a: 7, document_b: 8, line_b: 9 };
+        let check = |pair, expected: &str| assert_eq!(heading(&origin, pair), expected);
+        check(PairLabel::IsNext, "epoch 1 position 2: lines 7 + 9 (is next)");
+        check(PairLabel::NotNext, "epoch 1 position 2: lines 7 + 9 (not next)");
+        check(PairLabel::None, "epoch 1 position 2: lines 7 + 9");
+    }
 }

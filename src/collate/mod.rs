@@ -3,11 +3,18 @@
 //! Takes [`Sample`](crate::sample::Sample)s, gives [`HostBatch`]es: padded rows, the masked positions
 //! beside them, and the cursor from which the stream goes on. Knows nothing of tensors or devices.
 
-use crate::Result;
 use crate::sample::{Corruption, Cursor, Origin, PairLabel, Sample};
+use crate::{Error, Result};
+
+mod digest;
+pub mod file;
+mod pad;
+
+pub use digest::BatchDigest;
+pub use pad::{Fixed, Longest};
 
 /// One batch on the host. Row-major columns; `rows * seq_len` entries unless said otherwise.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct HostBatch {
     pub rows: usize,
     /// Width of the padded rows.
@@ -38,6 +45,19 @@ impl HostBatch {
     /// Real tokens in the batch, padding excluded.
     pub fn tokens(&self) -> usize {
         self.lengths.iter().map(|&n| n as usize).sum()
+    }
+
+    /// The real tokens of row `row < rows`, and the segments of each.
+    pub fn row(&self, row: usize) -> (&[u32], &[u8]) {
+        let from = row * self.seq_len;
+        let to = from + self.lengths[row] as usize;
+        (&self.ids[from..to], &self.segments[from..to])
+    }
+
+    /// The entries of `masked`, `labels` and `corruptions` that belong to row `row < rows`.
+    pub fn predicted(&self, row: usize) -> std::ops::Range<usize> {
+        let before = |row: usize| self.masked.partition_point(|&at| (at as usize) < row * self.seq_len);
+        before(row)..before(row + 1)
     }
 }
 
@@ -76,4 +96,42 @@ pub struct CollateConfig {
     pub pad_to: PadTo,
     /// Id that fills rows up.
     pub pad_id: u32,
+}
+
+impl CollateConfig {
+    /// Refuses what cannot be meant, before the first thread starts.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Usage`] with the flag and its value.
+    pub fn check(&self) -> Result<()> {
+        if self.batch_size == 0 {
+            return Err(Error::usage("--batch-size 0: a batch needs at least one row"));
+        }
+        if self.seq_len == 0 {
+            return Err(Error::usage("--seq-len 0: a row needs at least one token"));
+        }
+        // Masked positions are flat 32-bit numbers.
+        let cells = self.batch_size.checked_mul(self.seq_len);
+        if cells.is_none_or(|cells| u32::try_from(cells).is_err()) {
+            return Err(Error::usage(format!(
+                "--batch-size {} times --seq-len {}: a batch may have {} cells at most",
+                self.batch_size,
+                self.seq_len,
+                u32::MAX
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The collator that `config` asks for.
+///
+/// # Errors
+/// Those of [`CollateConfig::check`].
+pub fn collator(config: &CollateConfig) -> Result<Box<dyn Collator>> {
+    config.check()?;
+    Ok(match config.pad_to {
+        PadTo::Longest => Box::new(Longest::new(config)),
+        PadTo::Fixed => Box::new(Fixed::new(config)),
+    })
 }

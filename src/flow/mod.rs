@@ -1,2 +1,188 @@
 //! Threads and channels between the stages: order kept, memory bounded, errors in their place. Knows no
 //! BERT.
+//!
+//! Takes iterators, gives iterators. [`ordered_map`] spreads work over named threads and gives the results
+//! in the order of the items; [`prefetch`] runs an iterator ahead of its consumer. Both guarantee:
+//! * every channel is bounded, so a slow consumer stops the producers;
+//! * an error stands where its item stood and ends the stream, whatever the number of threads;
+//! * a worker's panic is such an error ([`crate::ErrorKind::Internal`]), never a short stream: the end of
+//!   the data is said explicitly, and a channel that closes without it is an error;
+//! * dropping the iterator early stops the threads, and the caller's [`std::thread::scope`] joins them.
+
+mod ordered;
+mod prefetch;
+mod stats;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::{Error, Result};
+
+pub use ordered::{OrderedMap, ordered_map};
+pub use prefetch::{Prefetch, prefetch};
+pub use stats::StageStats;
+
+/// Runs `work`, and turns a panic into an error that tells the stage, the item and the message.
+///
+/// The caller must not use again what `work` was changing when it panicked; that is what makes it sound
+/// to assert unwind safety here.
+fn guard<R>(stage: &str, item: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        Err(Error::internal(format!(
+            "stage {stage}: a panic at item {item} (counted from 0): {}; this is a bug of this program",
+            panic_message(payload.as_ref())
+        )))
+    })
+}
+
+/// What a panic said, where it said it in text.
+fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// A thread of stage `name` could not be started.
+fn cannot_start(name: &str, error: std::io::Error) -> Error {
+    Error::new(crate::ErrorKind::Io, format!("thread {name} cannot be started: use fewer --workers"))
+        .caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::thread;
+
+    use super::*;
+    use crate::ErrorKind;
+
+    const STAGE: &str = "test";
+    const WORKERS: [usize; 4] = [0, 1, 2, 8];
+    const ITEMS: u64 = 30;
+
+    /// Squares `0..ITEMS` through both stages, `work` deciding what each item gives; `take` results of it.
+    fn squares(workers: usize, take: usize, work: fn(u64) -> Result<u64>) -> Vec<Result<u64>> {
+        let stats = StageStats::default();
+        thread::scope(|scope| {
+            let mapped = ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, |_| Ok(work)).unwrap();
+            if workers == 0 {
+                return mapped.take(take).collect();
+            }
+            prefetch(scope, STAGE, 2, mapped, &stats).unwrap().take(take).collect()
+        })
+    }
+
+    fn square(x: u64) -> Result<u64> {
+        // Uneven work: late items of a batch of jobs finish before early ones.
+        let rounds = if x.is_multiple_of(3) { 20_000 } else { 1 };
+        Ok((0..rounds).fold(0, |_, _| std::hint::black_box(x * x)))
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_items() {
+        for workers in WORKERS {
+            let results: Vec<u64> =
+                squares(workers, usize::MAX, square).into_iter().map(Result::unwrap).collect();
+            assert!(results.into_iter().eq((0..ITEMS).map(|x| x * x)), "{workers} workers");
+        }
+    }
+
+    #[test]
+    fn a_consumer_may_leave_at_any_item() {
+        for workers in WORKERS {
+            for take in 0..=ITEMS as usize {
+                // That this returns means that all threads have ended: the scope joins them.
+                assert_eq!(squares(workers, take, square).len(), take, "{workers} workers");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_stands_in_its_place_and_ends_the_stream() {
+        fn failing(x: u64) -> Result<u64> {
+            if x == 17 { Err(Error::data("17 is bad")) } else { square(x) }
+        }
+        for workers in WORKERS {
+            let mut results = squares(workers, usize::MAX, failing);
+            let last = results.pop().expect("there are results").unwrap_err();
+            assert_eq!((results.len(), last.kind()), (17, ErrorKind::Data), "{workers} workers");
+            assert!(results.iter().all(Result::is_ok));
+        }
+    }
+
+    #[test]
+    fn a_panic_is_a_typed_error_never_a_short_stream() {
+        fn panics<const AT: u64>(x: u64) -> Result<u64> {
+            assert!(x != AT, "worker broke at {x}");
+            square(x)
+        }
+        fn check(at: u64, work: fn(u64) -> Result<u64>) {
+            for workers in WORKERS {
+                let mut results = squares(workers, usize::MAX, work);
+                let last = results.pop().expect("there are results").unwrap_err();
+                assert_eq!(
+                    (results.len() as u64, last.kind()),
+                    (at, ErrorKind::Internal),
+                    "{workers} workers"
+                );
+                let said = format!("stage test: a panic at item {at} (counted from 0): worker broke at {at}");
+                assert!(last.to_string().starts_with(&said), "{last}");
+            }
+        }
+        check(0, panics::<0>);
+        check(15, panics::<15>);
+        check(ITEMS - 1, panics::<{ ITEMS - 1 }>);
+    }
+
+    #[test]
+    fn a_panic_of_the_prefetched_iterator_is_a_typed_error() {
+        let stats = StageStats::default();
+        let items = (0..10).map(|x| if x == 4 { panic!("broke") } else { Ok(x) });
+        let mut results: Vec<Result<i32>> =
+            thread::scope(|scope| prefetch(scope, STAGE, 1, items, &stats).unwrap().collect());
+        assert_eq!(results.len(), 5);
+        assert_eq!(results.pop().expect("five").unwrap_err().kind(), ErrorKind::Internal);
+    }
+
+    /// The case of a thread that is gone without a word: the queue of jobs loses its reader.
+    #[test]
+    fn work_that_nobody_does_is_an_error() {
+        let stats = StageStats::default();
+        thread::scope(|scope| {
+            let dies = |x: u64| -> Result<u64> { panic!("all die, at {x}") };
+            let mut mapped = ordered_map(scope, STAGE, 2, 0..ITEMS, &stats, |_| Ok(dies)).unwrap();
+            let first = mapped.next().expect("an error is an item").unwrap_err();
+            assert_eq!(first.kind(), ErrorKind::Internal);
+            assert!(mapped.next().is_none());
+        });
+    }
+
+    #[test]
+    fn a_slow_consumer_stops_the_producers() {
+        let stats = StageStats::default();
+        let pulled = Cell::new(0);
+        let items = (0..ITEMS).inspect(|_| pulled.set(pulled.get() + 1));
+        thread::scope(|scope| {
+            let mut mapped = ordered_map(scope, STAGE, 2, items, &stats, |_| Ok(square)).unwrap();
+            for given in 1..=5 {
+                mapped.next().expect("there are more").unwrap();
+                assert!(pulled.get() < given + 2 * 4, "{} pulled, {given} given", pulled.get());
+            }
+        });
+        assert_eq!(stats.taken(), 5);
+    }
+
+    #[test]
+    fn a_worker_that_cannot_be_made_is_reported_before_any_work() {
+        let stats = StageStats::default();
+        for workers in WORKERS {
+            let error = thread::scope(|scope| {
+                let make = |i| if i + 1 >= workers { Err(Error::data("no worker")) } else { Ok(square) };
+                ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, make).err()
+            });
+            assert_eq!(error.expect("the last worker fails").kind(), ErrorKind::Data);
+        }
+    }
+}

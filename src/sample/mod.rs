@@ -1,11 +1,28 @@
 //! Stage 2: documents to training samples, as a pure function of (seed, epoch, document).
 //!
-//! Takes a [`Corpus`](crate::corpus::Corpus) and a [`Tokenizer`](crate::vocab::Tokenizer), gives
-//! [`Samples`]: pairs of segments with masked tokens. Knows nothing of batches, threads or tensors.
+//! Takes a [`Corpus`] and a [`Tokenizer`], gives [`Samples`]: pairs of segments with masked tokens. Knows nothing of batches, threads or tensors.
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::corpus::Corpus;
+use crate::vocab::Tokenizer;
+use crate::{Error, Result};
+
+pub mod mask;
+mod nsp;
+mod order;
+pub mod pair;
+mod plain;
+mod row;
+mod show;
+mod tally;
+pub mod truncate;
+
+pub use nsp::NspBuilder;
+pub use order::Order;
+pub use plain::PlainBuilder;
+pub use show::{Paint, show};
+pub use tally::Tally;
 
 /// A run of consecutive positions in the order of one epoch: what one worker takes at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,8 +180,7 @@ pub trait SampleBuilder: Send {
     /// Appends the samples of `unit` to `out`, in the unit's order.
     ///
     /// # Errors
-    /// Those of [`Corpus::document`](crate::corpus::Corpus::document), and
-    /// [`crate::ErrorKind::Data`] where the corpus cannot give a negative.
+    /// Those of [`Corpus::document`], and [`crate::ErrorKind::Data`] where the corpus cannot give a negative.
     fn build(&mut self, unit: &Unit, out: &mut Samples) -> Result<()>;
 }
 
@@ -268,5 +284,84 @@ impl SampleConfig {
             predict_unknown: true,
             ..Self::default()
         }
+    }
+}
+
+impl SampleConfig {
+    /// Shortest row that holds its three special tokens and a word of each side.
+    const SHORTEST: usize = 5;
+
+    /// Refuses what cannot be meant, before the first thread starts.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Usage`] with the flag and its value.
+    pub fn check(&self) -> Result<()> {
+        if self.seq_len < Self::SHORTEST {
+            return Err(Error::usage(format!(
+                "--seq-len {}: three special tokens and a word of each sentence need at least {}",
+                self.seq_len,
+                Self::SHORTEST
+            )));
+        }
+        if u32::try_from(self.seq_len).is_err() {
+            return Err(Error::usage(format!("--seq-len {}: at most {}", self.seq_len, u32::MAX)));
+        }
+        for (flag, value) in [
+            ("--next-rate", self.next_rate),
+            ("--mask-rate", self.mask_rate),
+            ("--mask-share", self.mask_share),
+            ("--random-share", self.random_share),
+        ] {
+            // Not a number lies in no range, and is refused as well.
+            if !(0.0..=1.0).contains(&value) {
+                return Err(Error::usage(format!("{flag} {value}: must lie between 0 and 1")));
+            }
+        }
+        // Shares written in decimals may exceed 1 by their rounding.
+        if self.mask_share + self.random_share > 1.0 + 1e-9 {
+            return Err(Error::usage(format!(
+                "--mask-share {} and --random-share {} together exceed 1: they are parts of one whole",
+                self.mask_share, self.random_share
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The builder that `config` asks for.
+///
+/// # Errors
+/// Those of the builders' constructors.
+pub fn builder<'p>(
+    corpus: &'p dyn Corpus,
+    tokenizer: &'p dyn Tokenizer,
+    config: &'p SampleConfig,
+) -> Result<Box<dyn SampleBuilder + 'p>> {
+    Ok(match config.pair {
+        PairTask::Nsp => Box::new(NspBuilder::new(corpus, tokenizer, config)?),
+        PairTask::None => Box::new(PlainBuilder::new(corpus, tokenizer, config)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_by_name_and_value() {
+        let check = |change: fn(&mut SampleConfig), expected: &str| {
+            let mut config = SampleConfig::default();
+            change(&mut config);
+            let error = config.check().expect_err(expected);
+            assert_eq!(error.kind(), crate::ErrorKind::Usage);
+            assert!(error.to_string().starts_with(expected), "{error}");
+        };
+        check(|c| c.seq_len = 4, "--seq-len 4");
+        check(|c| c.mask_rate = 1.5, "--mask-rate 1.5");
+        check(|c| c.mask_rate = f64::NAN, "--mask-rate NaN");
+        check(|c| c.next_rate = -0.1, "--next-rate -0.1");
+        check(|c| c.random_share = 0.3, "--mask-share 0.8 and --random-share 0.3");
+        assert!(SampleConfig::default().check().is_ok());
+        assert!(SampleConfig::reference().check().is_ok());
     }
 }
