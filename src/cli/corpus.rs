@@ -1,12 +1,516 @@
-//! `bertstream corpus`.
+//! `bertstream corpus` indexes a corpus and tells what it is; `--check`, or `bertstream doctor`, reads all of
+//! it and tells what is wrong with it and what training on it will take.
 
-use crate::Result;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// Flags of `corpus`.
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::flags::CorpusFlags;
+use crate::corpus::check::{CheckConfig, Coverage, Report, Spread, check};
+use crate::corpus::{Corpus, PairCorpus};
+use crate::model::{Init, Layout, ModelConfig};
+use crate::{Error, Result, vocab};
+
+/// Flags of `corpus` and `doctor`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    corpus: CorpusFlags,
+    /// Read every line: what is wrong with it, lengths, duplicates. Exit code 65 where a line would be
+    /// refused.
+    #[arg(long)]
+    check: bool,
+    /// Vocabulary, for unknown words, truncation, padding and the size of a model (implies --check).
+    #[arg(short = 'v', long, value_name = "FILE")]
+    vocab: Option<PathBuf>,
+    /// Longest sample in tokens, special tokens included.
+    #[arg(short = 's', long, value_name = "N", default_value_t = 128, alias = "seq_len")]
+    seq_len: usize,
+    /// Samples in a batch.
+    #[arg(short = 'b', long, value_name = "N", default_value_t = 64, alias = "batch_size")]
+    batch_size: usize,
+    /// Width of the model whose memory is estimated.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    hidden: usize,
+    /// Blocks of that model.
+    #[arg(short = 'l', long, value_name = "N", default_value_t = 8)]
+    layers: usize,
+    /// Attention heads of that model.
+    #[arg(short = 'a', long, value_name = "N", default_value_t = 8, alias = "attn_heads")]
+    attn_heads: usize,
+    /// Training speed, to tell the time of an epoch (`train` prints it).
+    #[arg(long, value_name = "N")]
+    tokens_per_second: Option<f64>,
+    /// Print the first N documents as well.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    limit: u64,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
 
-/// Runs the subcommand.
-pub fn run(_args: Args) -> Result<()> {
-    Err(crate::Error::internal("corpus is not written yet"))
+/// Runs `corpus`.
+pub fn run(args: Args) -> Result<()> {
+    let wants_check = args.check || args.vocab.is_some();
+    refuse(&args)?;
+    let tokenizer = args.vocab.as_deref().map(vocab::load).transpose()?;
+    let started = Instant::now();
+    let corpus = PairCorpus::open(&args.corpus.resolve())?;
+    let opened = started.elapsed();
+    let mut summary = Summary::of(&corpus, opened);
+    summary.documents = documents(&corpus, args.limit);
+    if wants_check {
+        let config = CheckConfig { seq_len: args.seq_len, batch_size: args.batch_size };
+        let bar = progress(corpus.len());
+        let report = check(&corpus, tokenizer.as_deref(), &config, &mut |lines| bar.set_position(lines))?;
+        bar.finish_and_clear();
+        summary.training = match (&report.vocabulary, &tokenizer) {
+            (Some(coverage), Some(tokenizer)) => {
+                Some(Training::of(&args, report.documents, coverage.epoch_tokens, tokenizer.len())?)
+            }
+            _ => None,
+        };
+        summary.check = Some(report);
+    }
+    if args.json {
+        let line = serde_json::to_string(&summary)
+            .map_err(|error| Error::internal("cannot write the summary as JSON").caused_by(error))?;
+        println!("{line}");
+    } else {
+        print!("{}", summary.table(&args));
+    }
+    match summary.check {
+        Some(Report { refused: refused @ 1.., lines, .. }) => Err(Error::data(format!(
+            "corpus {}: {refused} of {lines} lines are not two sentences with a tab between: mend them, or train \
+             with --on-bad-line skip",
+            corpus.path().display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Runs `doctor`: `corpus --check`.
+pub fn doctor(args: Args) -> Result<()> {
+    run(Args { check: true, ..args })
+}
+
+/// Where the index goes when nobody says: `None` is beside the corpus, unless nothing can be written there
+/// and there is no index yet; then it is the user's cache directory.
+pub fn index_dir(corpus: &Path) -> Option<PathBuf> {
+    let directory = match corpus.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut beside = corpus.as_os_str().to_owned();
+    beside.push(".bsidx");
+    if Path::new(&beside).exists() || rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok() {
+        return None;
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(cache.join("bertstream"))
+}
+
+/// Flags that cannot be meant.
+fn refuse(args: &Args) -> Result<()> {
+    if args.seq_len < 5 {
+        let seq_len = args.seq_len;
+        return Err(Error::usage(format!(
+            "--seq-len {seq_len}: two sentences and three special tokens need at least 5"
+        )));
+    }
+    if args.batch_size == 0 {
+        return Err(Error::usage("--batch-size 0: a batch has at least one sample"));
+    }
+    if args.tokens_per_second.is_some_and(|speed| !(speed > 0.0 && speed.is_finite())) {
+        return Err(Error::usage("--tokens-per-second must be a positive number"));
+    }
+    Ok(())
+}
+
+/// A bar on standard error where that is a terminal.
+fn progress(lines: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("checking {wide_bar} {human_pos}/{human_len} lines, {eta} left")
+        .expect("the template is well-formed");
+    ProgressBar::with_draw_target(Some(lines), ProgressDrawTarget::stderr()).with_style(style)
+}
+
+/// What is printed. The field names are those of `--json` and stay.
+#[derive(Serialize)]
+struct Summary {
+    corpus: PathBuf,
+    lines: u64,
+    bytes: u64,
+    encoding: &'static str,
+    /// Sixteen hexadecimal digits: more than a JSON number holds.
+    fingerprint: String,
+    index: IndexSummary,
+    /// Opening, and making the index where there was none.
+    open_seconds: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    documents: Vec<DocumentSummary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<Report>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<Training>,
+}
+
+#[derive(Serialize)]
+struct IndexSummary {
+    /// `null` where it could not be kept.
+    path: Option<PathBuf>,
+    bytes: u64,
+    /// Of the corpus.
+    share: f64,
+    stride: u64,
+    /// Whether it was made just now.
+    built: bool,
+}
+
+#[derive(Serialize)]
+struct DocumentSummary {
+    line: u64,
+    /// Empty where the line is no document.
+    sentences: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// What training a model on the corpus will take.
+#[derive(Serialize)]
+struct Training {
+    seq_len: usize,
+    batch_size: usize,
+    /// Samples and batches of an epoch.
+    samples: u64,
+    batches: u64,
+    parameters: u64,
+    /// Weights, gradients, and the two moments of Adam: 16 bytes a parameter.
+    state_bytes: u64,
+    /// What a step keeps for its backward pass, estimated.
+    activation_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch_seconds: Option<f64>,
+}
+
+impl Training {
+    fn of(args: &Args, samples: u64, epoch_tokens: u64, vocab_size: usize) -> Result<Self> {
+        let model = ModelConfig {
+            vocab_size,
+            hidden: args.hidden,
+            layers: args.layers,
+            heads: args.attn_heads,
+            dropout: 0.0,
+            init: Init::default(),
+        };
+        model.check()?;
+        let parameters = Layout::reference(&model).len() as u64;
+
+        Ok(Self {
+            seq_len: args.seq_len,
+            batch_size: args.batch_size,
+            samples,
+            batches: samples.div_ceil(args.batch_size as u64),
+            parameters,
+            state_bytes: 16 * parameters,
+            activation_bytes: activation_bytes(&model, args.batch_size as u64, args.seq_len as u64),
+            epoch_seconds: args.tokens_per_second.map(|speed| epoch_tokens as f64 / speed),
+        })
+    }
+}
+
+/// Bytes of activations that a block needs again in its backward pass, in `f32`: for each position the two
+/// normalised inputs, queries, keys, values, the attention's result, the residual stream twice (8 hidden sizes)
+/// and the feed-forward layer before and after its activation; and the attention's probabilities.
+fn activation_bytes(model: &ModelConfig, rows: u64, width: u64) -> u64 {
+    let position = (8 * model.hidden + 2 * model.feed_forward()) as u64;
+    let attention = model.heads as u64 * width;
+    4 * model.layers as u64 * rows * width * (position + attention)
+}
+
+/// The first documents, those that are none included.
+fn documents(corpus: &PairCorpus, limit: u64) -> Vec<DocumentSummary> {
+    let show = |id| match corpus.document(id) {
+        Ok(document) => DocumentSummary {
+            line: id + 1,
+            sentences: document.sentences.iter().map(|sentence| sentence.text.to_string()).collect(),
+            error: None,
+        },
+        Err(error) => DocumentSummary { line: id + 1, sentences: Vec::new(), error: Some(error.to_string()) },
+    };
+    (0..corpus.len().min(limit)).map(show).collect()
+}
+
+impl Summary {
+    fn of(corpus: &PairCorpus, opened: Duration) -> Self {
+        let (index, file) = (corpus.index(), corpus.index_file());
+        Self {
+            corpus: corpus.path().to_owned(),
+            lines: corpus.len(),
+            bytes: corpus.bytes(),
+            encoding: corpus.encoding().name(),
+            fingerprint: format!("{:016x}", corpus.fingerprint()),
+            index: IndexSummary {
+                path: file.path.clone(),
+                bytes: index.file_len(),
+                share: index.file_len() as f64 / corpus.bytes() as f64,
+                stride: index.stride(),
+                built: file.built,
+            },
+            open_seconds: opened.as_secs_f64(),
+            documents: Vec::new(),
+            check: None,
+            training: None,
+        }
+    }
+
+    /// For people.
+    fn table(&self, args: &Args) -> String {
+        let mut table = Table::default();
+        for document in &self.documents {
+            table.row(
+                &document.line.to_string(),
+                &match &document.error {
+                    Some(error) => error.clone(),
+                    None => document.sentences.join("  |  "),
+                },
+            );
+        }
+        if !self.documents.is_empty() {
+            table.gap();
+        }
+        let index = &self.index;
+        table.row("corpus", &self.corpus.display().to_string());
+        table.row("lines", &grouped(self.lines));
+        table.row("size", &format!("{}, {}", bytes(self.bytes), self.encoding));
+        table.row("fingerprint", &self.fingerprint);
+        table.row(
+            "index",
+            &format!(
+                "{}, {} ({:.2} % of the corpus), one offset in {} lines",
+                index.path.as_ref().map_or("not kept".to_owned(), |path| path.display().to_string()),
+                bytes(index.bytes),
+                100.0 * index.share,
+                index.stride,
+            ),
+        );
+        let what = if index.built { "indexed in" } else { "opened in" };
+        let speed = self.bytes as f64 / self.open_seconds.max(1e-9);
+        table.row(
+            what,
+            &match index.built {
+                true => format!("{} ({}/s)", seconds(self.open_seconds), bytes(speed as u64)),
+                false => seconds(self.open_seconds),
+            },
+        );
+        if let Some(report) = &self.check {
+            table.gap();
+            table.report(report);
+            if let Some(coverage) = &report.vocabulary {
+                table.gap();
+                table.coverage(coverage, args);
+            }
+        }
+        if let Some(training) = &self.training {
+            table.training(training, args);
+        }
+        table.0
+    }
+}
+
+/// Rows of a name and a value.
+#[derive(Default)]
+struct Table(String);
+
+impl Table {
+    fn row(&mut self, name: &str, value: &str) {
+        writeln!(self.0, "{name:<26} {value}").expect("a string takes everything");
+    }
+
+    fn gap(&mut self) {
+        self.0.push('\n');
+    }
+
+    fn report(&mut self, report: &Report) {
+        let places = |lines: &[u64], count: u64| {
+            let mut text: Vec<_> = lines.iter().map(u64::to_string).collect();
+            if count > lines.len() as u64 {
+                text.push("...".into());
+            }
+            format!("{} (line {})", grouped(count), text.join(", "))
+        };
+        self.row("documents", &format!("{} of {} lines", grouped(report.documents), grouped(report.lines)));
+        self.row("refused lines", &grouped(report.refused));
+        for (reason, finding) in report.refusals.named() {
+            if finding.count > 0 {
+                self.row(&format!("  {reason}"), &places(&finding.lines, finding.count));
+            }
+        }
+        if report.crlf.count > 0 {
+            let lines = places(&report.crlf.lines, report.crlf.count);
+            self.row("CRLF line ends", &format!("{lines}: read as LF"));
+        }
+        if report.byte_order_mark {
+            self.row("byte order mark", "at the start: not part of the text");
+        }
+        if report.stray_byte_order_marks.count > 0 {
+            let stray = &report.stray_byte_order_marks;
+            self.row("byte order marks inside", &places(&stray.lines, stray.count));
+        }
+        let duplicates = &report.duplicates;
+        let mut text = format!(
+            "{} ({:.2} % of the documents)",
+            grouped(duplicates.count),
+            percent(duplicates.count, report.documents)
+        );
+        if duplicates.one_in > 1 {
+            write!(text, ", estimated from one line in {}", duplicates.one_in).expect("a string takes all");
+        }
+        for [line, first] in &duplicates.lines {
+            write!(text, "; {line} repeats {first}").expect("a string takes everything");
+        }
+        self.row("duplicate lines", &text);
+        self.gap();
+        self.row("bytes of a line", &spread(&report.line_bytes));
+        let most = report.line_bytes_histogram.iter().map(|bar| bar.lines).max().unwrap_or(0).max(1);
+        for bar in &report.line_bytes_histogram {
+            let length = (40 * bar.lines).div_ceil(most) as usize;
+            self.row(
+                &format!("  {:>9} - {:<9}", bar.from, bar.to),
+                &format!("{:<40} {}", "#".repeat(length), grouped(bar.lines)),
+            );
+        }
+        self.row("words of the first", &spread(&report.words[0]));
+        self.row("words of the second", &spread(&report.words[1]));
+    }
+
+    fn coverage(&mut self, coverage: &Coverage, args: &Args) {
+        self.row("tokens of the text", &grouped(coverage.tokens));
+        self.row(
+            "unknown words",
+            &format!("{} ({:.2} %)", grouped(coverage.unknown), 100.0 * coverage.unknown_rate),
+        );
+        self.row("tokens of a sample", &spread(&coverage.sample_tokens));
+        self.row(
+            &format!("truncated at {}", args.seq_len),
+            &format!("{} ({:.2} %)", grouped(coverage.truncated), 100.0 * coverage.truncated_rate),
+        );
+        self.row(
+            "padding",
+            &format!(
+                "{:.1} % with rows of {}, {:.1} % with rows as long as the longest of {} ({:.1} on average)",
+                100.0 * coverage.padding_fixed,
+                args.seq_len,
+                100.0 * coverage.padding_longest,
+                args.batch_size,
+                coverage.batch_width,
+            ),
+        );
+        self.row("tokens of an epoch", &grouped(coverage.epoch_tokens));
+    }
+
+    fn training(&mut self, training: &Training, args: &Args) {
+        self.row(
+            "samples of an epoch",
+            &format!("{} in {} batches", grouped(training.samples), grouped(training.batches)),
+        );
+        self.row(
+            "model",
+            &format!(
+                "{} parameters (--hidden {} --layers {} --attn-heads {})",
+                grouped(training.parameters),
+                args.hidden,
+                args.layers,
+                args.attn_heads
+            ),
+        );
+        self.row(
+            "memory",
+            &format!(
+                "{} for weights, gradients and moments; about {} for a batch of {} x {}",
+                bytes(training.state_bytes),
+                bytes(training.activation_bytes),
+                args.batch_size,
+                args.seq_len
+            ),
+        );
+        match training.epoch_seconds {
+            Some(time) => self.row("time of an epoch", &seconds(time)),
+            None => self.row("time of an epoch", "give --tokens-per-second to have it told"),
+        }
+    }
+}
+
+fn spread(spread: &Spread) -> String {
+    let Spread { min, mean, median, p99, max } = spread;
+    format!("min {min}, mean {mean:.1}, median {median}, 99 % {p99}, max {max}")
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
+}
+
+/// 1234567 as `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// 1536000 as `1.5 MB`.
+fn bytes(number: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if number < 1000 {
+        return format!("{number} bytes");
+    }
+    let mut value = number as f64 / 1000.0;
+    let mut unit = 0;
+    // Rounding must not give "1000.0 kB".
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A duration in the unit that suits it.
+fn seconds(time: f64) -> String {
+    match time {
+        t if t < 1e-3 => format!("{:.0} us", t * 1e6),
+        t if t < 1.0 => format!("{:.1} ms", t * 1e3),
+        t if t < 120.0 => format!("{t:.1} s"),
+        t if t < 7200.0 => format!("{:.1} min", t / 60.0),
+        t => format!("{:.1} h", t / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        for (number, expected) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), expected);
+        }
+        for (number, expected) in
+            [(0, "0 bytes"), (999, "999 bytes"), (1536, "1.5 kB"), (999_999, "1.0 MB"), (7_875_578, "7.9 MB")]
+        {
+            assert_eq!(bytes(number), expected);
+        }
+        for (time, expected) in
+            [(12e-6, "12 us"), (0.0125, "12.5 ms"), (90.0, "90.0 s"), (5400.0, "90.0 min")]
+        {
+            assert_eq!(seconds(time), expected);
+        }
+    }
 }

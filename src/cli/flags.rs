@@ -65,7 +65,7 @@ impl CorpusFlags {
             },
             lines: self.corpus_lines,
             encoding: self.encoding.clone(),
-            index_dir: self.index_dir.clone(),
+            index_dir: self.index_dir.clone().or_else(|| super::corpus::index_dir(&self.corpus)),
         }
     }
 }

@@ -30,9 +30,10 @@ pub struct Cli {
 enum Command {
     /// Build a vocabulary from a corpus.
     Vocab(vocab::Args),
-    /// Index a corpus, tell what it holds, and check it before hours are spent on it.
-    #[command(alias = "doctor")]
+    /// Index a corpus and tell what it is.
     Corpus(corpus::Args),
+    /// Check a corpus before hours are spent on it: the same as `corpus --check`.
+    Doctor(corpus::Args),
     /// Print training samples.
     Sample(sample::Args),
     /// Print or write training batches.
@@ -55,6 +56,7 @@ impl Cli {
         match self.command {
             Command::Vocab(args) => vocab::run(args),
             Command::Corpus(args) => corpus::run(args),
+            Command::Doctor(args) => corpus::doctor(args),
             Command::Sample(args) => sample::run(args),
             Command::Collate(args) => collate::run(args),
             Command::Train(args) => train::run(args),

@@ -12,7 +12,18 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::Result;
+use crate::{Error, Result};
+
+pub mod check;
+pub mod encoding;
+pub mod index;
+mod memory;
+mod mmap;
+mod pairs;
+
+pub use memory::InMemory;
+pub use mmap::Mapped;
+pub use pairs::{Fault, PairCorpus};
 
 /// One sentence and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +106,66 @@ pub struct CorpusConfig {
 }
 
 /// Opens a corpus, making its index first where there is none or a stale one.
+///
+/// # Errors
+/// [`crate::ErrorKind::MissingInput`] where there is no such file, [`crate::ErrorKind::Data`] where it is
+/// empty or no text in the encoding that was given, [`crate::ErrorKind::Usage`] where there is no such
+/// encoding, [`crate::ErrorKind::CannotCreate`] where an index directory was given and cannot be written.
 pub fn open(config: &CorpusConfig) -> Result<Box<dyn Corpus>> {
-    Err(crate::Error::internal(format!("{}: no reader yet", config.path.display())))
+    Ok(Box::new(PairCorpus::open(config)?))
+}
+
+/// The bytes of the regular file behind `file`, the way `io` says.
+fn reach(path: &Path, file: &std::fs::File, io: Io) -> Result<Box<dyn Bytes>> {
+    Ok(match io {
+        Io::Mmap => Box::new(Mapped::new(path, file)?),
+        Io::Memory => Box::new(InMemory::new(path, file)?),
+    })
+}
+
+/// `range` as places in memory, if it lies within `0..len`.
+fn within(range: Range<u64>, len: usize) -> Result<Range<usize>> {
+    match (usize::try_from(range.start), usize::try_from(range.end)) {
+        (Ok(start), Ok(end)) if start <= end && end <= len => Ok(start..end),
+        _ => Err(Error::internal(format!("bytes {range:?} of a file of {len}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every reader must do, run for each of them.
+    fn check_reader(io: Io) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bytes");
+        let content: Vec<u8> = (0..100_000u32).map(|i| (i * i >> 7) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let bytes = reach(&path, &file, io).unwrap();
+        assert_eq!(bytes.len(), 100_000);
+        for range in [0..0, 0..1, 4095..4097, 99_999..100_000, 100_000..100_000, 0..100_000] {
+            let expected = &content[range.start as usize..range.end as usize];
+            assert_eq!(bytes.slice(range).unwrap(), expected, "{io:?}");
+        }
+        for (start, end) in [(0, 100_001), (100_001, 100_001), (5, 4), (u64::MAX, u64::MAX), (0, u64::MAX)] {
+            let error = bytes.slice(start..end).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Internal, "{io:?} {start}..{end}");
+        }
+        // What is appended later does not exist: the length was pinned when the file was opened.
+        std::fs::write(&path, [&content[..], b"more"].concat()).unwrap();
+        assert_eq!(bytes.len(), 100_000, "{io:?}");
+        assert_eq!(bytes.slice(0..100_000).unwrap(), content, "{io:?}");
+
+        let empty = dir.path().join("empty");
+        std::fs::write(&empty, b"").unwrap();
+        let bytes = reach(&empty, &std::fs::File::open(&empty).unwrap(), io).unwrap();
+        assert!(bytes.is_empty() && bytes.slice(0..0).unwrap().is_empty(), "{io:?}");
+    }
+
+    #[test]
+    fn both_readers_give_the_same_bytes() {
+        check_reader(Io::Mmap);
+        check_reader(Io::Memory);
+    }
 }

@@ -1,0 +1,544 @@
+//! What a corpus holds and what is wrong with it, before hours are spent on it.
+//!
+//! Takes a corpus and, where there is one, a vocabulary; reads every line once, in constant memory, and gives
+//! counts. Knows nothing of models or of how its figures are shown. Figures about samples are those of true
+//! pairs without masks, which is what a line becomes half of the time; the lengths of random pairs differ
+//! only in how they are combined.
+
+use hashbrown::HashMap;
+use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::pairs::{Fault, PairCorpus, strip_line_end};
+use super::{Corpus, encoding};
+use crate::Result;
+use crate::vocab::Tokenizer;
+
+/// How many places are named for each kind of finding.
+const PLACES: usize = 5;
+
+/// Lines whose hashes are kept to find duplicates exactly; beyond that, one line in 2, 4, 8, ... is looked at.
+/// This many fill a table of 2^22 places, about 100 MiB.
+const DUPLICATE_BUDGET: usize = (1 << 22) / 8 * 7;
+
+/// Words of a sentence, or tokens of a sample, that are told apart; longer ones count as this long.
+const LONGEST_COUNTED: usize = 1 << 16;
+
+/// Special tokens of a sample: classification, and a separator behind each sentence.
+const SPECIALS: usize = 3;
+
+/// What samples will look like, as far as a check depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckConfig {
+    /// Longest sample in tokens, special tokens included.
+    pub seq_len: usize,
+    /// Samples in a batch, for the padding.
+    pub batch_size: usize,
+}
+
+/// How often something was seen, and where first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub count: u64,
+    /// The first few lines, from 1.
+    pub lines: Vec<u64>,
+}
+
+impl Finding {
+    fn add(&mut self, line: u64) {
+        self.count += 1;
+        if self.lines.len() < PLACES {
+            self.lines.push(line);
+        }
+    }
+}
+
+/// Lines that are no documents, by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Refusals {
+    pub blank: Finding,
+    pub no_tab: Finding,
+    pub literal_tab: Finding,
+    pub extra_tab: Finding,
+    pub nothing_before: Finding,
+    pub nothing_after: Finding,
+    pub malformed: Finding,
+    pub too_long: Finding,
+}
+
+impl Refusals {
+    fn of(&mut self, fault: Fault) -> &mut Finding {
+        match fault {
+            Fault::Blank => &mut self.blank,
+            Fault::NoTab => &mut self.no_tab,
+            Fault::LiteralTab => &mut self.literal_tab,
+            Fault::ExtraTab => &mut self.extra_tab,
+            Fault::NothingBefore => &mut self.nothing_before,
+            Fault::NothingAfter => &mut self.nothing_after,
+            Fault::Malformed { .. } => &mut self.malformed,
+            Fault::TooLong { .. } => &mut self.too_long,
+        }
+    }
+
+    /// Each reason in words, with its lines.
+    pub fn named(&self) -> [(&'static str, &Finding); 8] {
+        [
+            ("empty line", &self.blank),
+            ("no tab", &self.no_tab),
+            ("\\t instead of a tab", &self.literal_tab),
+            ("more than one tab", &self.extra_tab),
+            ("nothing before the tab", &self.nothing_before),
+            ("nothing after the tab", &self.nothing_after),
+            ("not in the encoding", &self.malformed),
+            ("longer than a line may be", &self.too_long),
+        ]
+    }
+
+    /// How many lines are no documents.
+    pub fn total(&self) -> u64 {
+        self.named().iter().map(|(_, finding)| finding.count).sum()
+    }
+}
+
+/// Lines whose text was there before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Duplicates {
+    /// How many; an estimate where not every line was looked at.
+    pub count: u64,
+    /// One line in so many was looked at, chosen by its hash, so that all copies of a line were or none.
+    pub one_in: u64,
+    /// The first few, each with the line that it repeats.
+    pub lines: Vec<[u64; 2]>,
+}
+
+/// The spread of a count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Spread {
+    pub min: u64,
+    pub mean: f64,
+    pub median: u64,
+    pub p99: u64,
+    pub max: u64,
+}
+
+/// Lines of a range of lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Bar {
+    /// Shortest and longest length in the range, in bytes without the line end.
+    pub from: u64,
+    pub to: u64,
+    pub lines: u64,
+}
+
+/// What the vocabulary makes of the corpus.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Coverage {
+    /// Tokens of the text, without special ones, and how many of them the vocabulary lacks.
+    pub tokens: u64,
+    pub unknown: u64,
+    pub unknown_rate: f64,
+    /// Length of a sample before it is cut, special tokens included.
+    pub sample_tokens: Spread,
+    /// Samples longer than `seq_len`.
+    pub truncated: u64,
+    pub truncated_rate: f64,
+    /// Share of positions that are padding: rows as wide as `seq_len`, or as wide as the longest of a
+    /// batch of random samples.
+    pub padding_fixed: f64,
+    pub padding_longest: f64,
+    /// Tokens of all samples of an epoch, cut, special tokens included.
+    pub epoch_tokens: u64,
+    /// Widest row of an average batch.
+    pub batch_width: f64,
+}
+
+/// Everything that a check finds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    pub lines: u64,
+    /// Lines that are documents: the samples of an epoch.
+    pub documents: u64,
+    pub refused: u64,
+    pub refusals: Refusals,
+    /// Harmless: read as plain line ends.
+    pub crlf: Finding,
+    /// Harmless: not part of the text.
+    pub byte_order_mark: bool,
+    /// Byte order marks elsewhere, which are characters of a word: files were joined.
+    pub stray_byte_order_marks: Finding,
+    pub duplicates: Duplicates,
+    pub line_bytes: Spread,
+    pub line_bytes_histogram: Vec<Bar>,
+    /// Words of the first sentence and of the second one.
+    pub words: [Spread; 2],
+    pub vocabulary: Option<Coverage>,
+}
+
+/// Reads every line of `corpus`. `progress` hears the number of lines seen so far, now and then.
+///
+/// # Errors
+/// Only where the file cannot be read: what is wrong with lines is in the report.
+pub fn check(
+    corpus: &PairCorpus,
+    tokenizer: Option<&dyn Tokenizer>,
+    config: &CheckConfig,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Report> {
+    let mut refusals = Refusals::default();
+    let mut crlf = Finding::default();
+    let mut stray_byte_order_marks = Finding::default();
+    let mut copies = Copies::new(DUPLICATE_BUDGET);
+    let mut line_bytes = Lengths::default();
+    let mut words = [Lengths::default(), Lengths::default()];
+    let mut survey = tokenizer.map(Survey::new);
+    let mut documents = 0;
+    corpus.scan(|id, raw| {
+        let line = id + 1;
+        if id % 4096 == 0 {
+            progress(id);
+        }
+        if raw.ends_with(b"\r\n") {
+            crlf.add(line);
+        }
+        let text = strip_line_end(raw);
+        line_bytes.add(text.len());
+        match corpus.parse(id, raw) {
+            Err(fault) => refusals.of(fault).add(line),
+            Ok([a, b]) => {
+                documents += 1;
+                copies.add(xxh3_64(text), line);
+                if line > 1 && text.starts_with(encoding::BOM) {
+                    stray_byte_order_marks.add(line);
+                }
+                words[0].add(a.split_whitespace().count());
+                words[1].add(b.split_whitespace().count());
+                if let Some(survey) = &mut survey {
+                    survey.add(&a, &b);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Report {
+        lines: corpus.len(),
+        documents,
+        refused: refusals.total(),
+        refusals,
+        crlf,
+        byte_order_mark: corpus.has_byte_order_mark(),
+        stray_byte_order_marks,
+        duplicates: copies.report(),
+        line_bytes: line_bytes.spread(),
+        line_bytes_histogram: line_bytes.bars(),
+        words: words.map(|lengths| lengths.spread()),
+        vocabulary: survey.map(|survey| survey.report(config)),
+    })
+}
+
+/// Hashes of lines, all of them or a sample within a budget: only those below a bound are kept, and the bound
+/// is halved whenever there are too many (Wegman's adaptive sampling).
+struct Copies {
+    /// First line and number of lines of a hash.
+    seen: HashMap<u64, (u64, u64)>,
+    budget: usize,
+    /// Hashes with any of these bits are not looked at.
+    mask: u64,
+    lines: Vec<[u64; 2]>,
+}
+
+impl Copies {
+    fn new(budget: usize) -> Self {
+        Self { seen: HashMap::new(), budget, mask: 0, lines: Vec::new() }
+    }
+
+    fn add(&mut self, hash: u64, line: u64) {
+        if hash & self.mask != 0 {
+            return;
+        }
+        let (first, count) = self.seen.entry(hash).or_insert((line, 0));
+        *count += 1;
+        if *count > 1 && self.lines.len() < PLACES {
+            self.lines.push([line, *first]);
+        }
+        if self.seen.len() > self.budget {
+            self.mask = self.mask << 1 | 1;
+            self.seen.retain(|hash, _| hash & self.mask == 0);
+        }
+    }
+
+    fn report(self) -> Duplicates {
+        let one_in = self.mask + 1;
+        let repeated: u64 = self.seen.values().map(|(_, count)| count - 1).sum();
+        Duplicates { count: repeated * one_in, one_in, lines: self.lines }
+    }
+}
+
+/// How often each length occurred.
+#[derive(Default)]
+struct Lengths {
+    /// Counts by length, up to [`LONGEST_COUNTED`].
+    counts: Vec<u64>,
+    /// Counts by the power of two below, length 0 first.
+    octaves: Vec<u64>,
+    total: u64,
+    sum: u64,
+    max: u64,
+}
+
+impl Lengths {
+    fn add(&mut self, length: usize) {
+        bump(&mut self.counts, length.min(LONGEST_COUNTED));
+        bump(&mut self.octaves, (usize::BITS - length.leading_zeros()) as usize);
+        self.total += 1;
+        self.sum += length as u64;
+        self.max = self.max.max(length as u64);
+    }
+
+    /// Smallest length that is not exceeded by `share` of all.
+    fn quantile(&self, share: f64) -> u64 {
+        let wanted = (self.total as f64 * share).ceil() as u64;
+        let mut below = 0;
+        let at = self.counts.iter().position(|&count| {
+            below += count;
+            below >= wanted && count > 0
+        });
+        at.unwrap_or(0) as u64
+    }
+
+    fn spread(&self) -> Spread {
+        Spread {
+            min: self.quantile(0.0),
+            mean: ratio(self.sum, self.total),
+            median: self.quantile(0.5),
+            p99: self.quantile(0.99),
+            max: self.max,
+        }
+    }
+
+    fn bars(&self) -> Vec<Bar> {
+        let first = self.octaves.iter().position(|&lines| lines > 0).unwrap_or(0);
+        let bar = |(octave, &lines): (usize, &u64)| match octave {
+            0 => Bar { from: 0, to: 0, lines },
+            _ => Bar { from: 1 << (octave - 1), to: (1 << octave) - 1, lines },
+        };
+        self.octaves.iter().enumerate().skip(first).map(bar).collect()
+    }
+}
+
+/// Counts what a tokenizer makes of sentences.
+struct Survey<'t> {
+    tokenizer: &'t dyn Tokenizer,
+    /// Scratch.
+    ids: Vec<u32>,
+    tokens: u64,
+    unknown: u64,
+    samples: Lengths,
+}
+
+impl<'t> Survey<'t> {
+    fn new(tokenizer: &'t dyn Tokenizer) -> Self {
+        Self { tokenizer, ids: Vec::new(), tokens: 0, unknown: 0, samples: Lengths::default() }
+    }
+
+    fn add(&mut self, a: &str, b: &str) {
+        self.ids.clear();
+        self.tokenizer.encode(a, &mut self.ids);
+        self.tokenizer.encode(b, &mut self.ids);
+        let unknown = self.tokenizer.specials().unknown;
+        self.tokens += self.ids.len() as u64;
+        self.unknown += self.ids.iter().filter(|&&id| id == unknown).count() as u64;
+        self.samples.add(self.ids.len() + SPECIALS);
+    }
+
+    fn report(self, config: &CheckConfig) -> Coverage {
+        // Lengths after cutting, from 0 to the longest that occurs.
+        let mut cut = Vec::new();
+        for (length, &count) in self.samples.counts.iter().enumerate() {
+            let length = length.min(config.seq_len);
+            cut.resize(cut.len().max(length + 1), 0);
+            cut[length] += count;
+        }
+        let total = self.samples.total;
+        let epoch_tokens: u64 = cut.iter().enumerate().map(|(length, count)| length as u64 * count).sum();
+        let whole: u64 = self.samples.counts.iter().take(config.seq_len + 1).sum();
+        let mean = ratio(epoch_tokens, total);
+        let batch_width = expected_longest(&cut, config.batch_size);
+        let padding = |width: f64| if total == 0 { 0.0 } else { 1.0 - mean / width };
+        Coverage {
+            tokens: self.tokens,
+            unknown: self.unknown,
+            unknown_rate: ratio(self.unknown, self.tokens),
+            sample_tokens: self.samples.spread(),
+            truncated: total - whole,
+            truncated_rate: ratio(total - whole, total),
+            padding_fixed: padding(config.seq_len as f64),
+            padding_longest: padding(batch_width),
+            epoch_tokens,
+            batch_width,
+        }
+    }
+}
+
+/// The expected maximum of `draws` lengths drawn at random, `counts[l]` of which are `l`: the sum over all
+/// lengths of the probability that the maximum is longer.
+fn expected_longest(counts: &[u64], draws: usize) -> f64 {
+    let total: u64 = counts.iter().sum();
+    // A corpus smaller than a batch is one batch.
+    let draws = (draws as u64).min(total) as f64;
+    let mut shorter = 0;
+    let mut expected = 0.0;
+    for &count in counts {
+        shorter += count;
+        expected += 1.0 - ratio(shorter, total).powf(draws);
+    }
+    expected
+}
+
+fn bump(counts: &mut Vec<u64>, at: usize) {
+    if counts.len() <= at {
+        counts.resize(at + 1, 0);
+    }
+    counts[at] += 1;
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{CorpusConfig, Io};
+    use super::*;
+    use crate::vocab::Specials;
+
+    /// Words of one letter are known.
+    struct Letters;
+
+    impl Tokenizer for Letters {
+        fn encode(&self, text: &str, out: &mut Vec<u32>) {
+            out.extend(text.split_whitespace().map(|word| match word.as_bytes() {
+                [letter] => 5 + u32::from(*letter),
+                _ => 1,
+            }));
+        }
+        fn token(&self, _: u32) -> Option<&str> {
+            None
+        }
+        fn id(&self, _: &str) -> Option<u32> {
+            None
+        }
+        fn len(&self) -> usize {
+            261
+        }
+        fn specials(&self) -> Specials {
+            Specials { pad: 0, unknown: 1, separator: 2, classify: 3, mask: 4 }
+        }
+        fn ordinary_len(&self) -> u32 {
+            256
+        }
+        fn ordinary(&self, k: u32) -> u32 {
+            5 + k
+        }
+        fn counts(&self) -> Option<&[u64]> {
+            None
+        }
+        fn fingerprint(&self) -> u64 {
+            0
+        }
+        fn save(&self, _: &Path) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn report(content: &[u8], config: CheckConfig) -> Report {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("text");
+        std::fs::write(&path, content).unwrap();
+        let open =
+            CorpusConfig { path, io: Io::Memory, lines: None, encoding: "utf-8".into(), index_dir: None };
+        check(&PairCorpus::open(&open).unwrap(), Some(&Letters), &config, &mut |_| {}).unwrap()
+    }
+
+    const CONFIG: CheckConfig = CheckConfig { seq_len: 8, batch_size: 2 };
+
+    #[test]
+    fn every_kind_of_bad_line_is_counted_and_named() {
+        let found =
+            report(b"a\tb\n\nno\na\\tb\na\tb\tc\n\tb\na\t\n\xff\ta\na\tb\r\n\xef\xbb\xbfc\td\nno", CONFIG);
+        let at = |finding: &Finding, lines: &[u64]| {
+            assert_eq!((finding.count, &finding.lines[..]), (lines.len() as u64, lines));
+        };
+        at(&found.refusals.blank, &[2]);
+        at(&found.refusals.no_tab, &[3, 11]);
+        at(&found.refusals.literal_tab, &[4]);
+        at(&found.refusals.extra_tab, &[5]);
+        at(&found.refusals.nothing_before, &[6]);
+        at(&found.refusals.nothing_after, &[7]);
+        at(&found.refusals.malformed, &[8]);
+        at(&found.refusals.too_long, &[]);
+        at(&found.crlf, &[9]);
+        at(&found.stray_byte_order_marks, &[10]);
+        assert_eq!((found.lines, found.documents, found.refused), (11, 3, 8));
+        assert_eq!(found.duplicates, Duplicates { count: 1, one_in: 1, lines: vec![[9, 1]] });
+    }
+
+    #[test]
+    fn only_the_first_places_are_kept() {
+        let found = report(&b"no\n".repeat(100), CONFIG);
+        assert_eq!(found.refusals.no_tab, Finding { count: 100, lines: vec![1, 2, 3, 4, 5] });
+        assert_eq!(found.documents, 0);
+        let vocabulary = found.vocabulary.unwrap();
+        assert_eq!((vocabulary.padding_fixed, vocabulary.padding_longest), (0.0, 0.0));
+    }
+
+    #[test]
+    fn lengths_are_spread_into_bars_of_powers_of_two() {
+        let found = report(b"a\tb\na\tbcd\nabcdef\ta b\nno\n", CONFIG);
+        assert_eq!(
+            found.line_bytes_histogram,
+            [
+                Bar { from: 2, to: 3, lines: 2 },
+                Bar { from: 4, to: 7, lines: 1 },
+                Bar { from: 8, to: 15, lines: 1 }
+            ]
+        );
+        assert_eq!(found.line_bytes, Spread { min: 2, mean: 20.0 / 4.0, median: 3, p99: 10, max: 10 });
+        assert_eq!(found.words[1], Spread { min: 1, mean: 4.0 / 3.0, median: 1, p99: 2, max: 2 });
+    }
+
+    #[test]
+    fn the_vocabulary_tells_unknown_words_truncation_and_padding() {
+        // Samples of 5, 6 and 12 tokens, where 8 fit.
+        let found = report(b"a\tb\na b\tword\na b c d\te f g h other\n", CONFIG);
+        let vocabulary = found.vocabulary.unwrap();
+        assert_eq!((vocabulary.tokens, vocabulary.unknown), (14, 2));
+        assert_eq!((vocabulary.truncated, vocabulary.epoch_tokens), (1, 5 + 6 + 8));
+        assert!((vocabulary.padding_fixed - (1.0 - 19.0 / 24.0)).abs() < 1e-12);
+        // Longest of two drawn from {5, 6, 8}: 1/9 of the time 5, 3/9 6, 5/9 8.
+        assert!((vocabulary.batch_width - (5.0 + 3.0 * 6.0 + 5.0 * 8.0) / 9.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn duplicates_are_exact_within_the_budget_and_estimated_beyond() {
+        let count = |budget: usize, distinct: u64, copies: u64| {
+            let mut seen = Copies::new(budget);
+            for copy in 0..copies {
+                for n in 0..distinct {
+                    seen.add(xxh3_64(&n.to_le_bytes()), copy * distinct + n + 1);
+                }
+            }
+            assert!(seen.seen.len() <= budget);
+            seen.report()
+        };
+        let exact = count(1000, 1000, 3);
+        assert_eq!((exact.count, exact.one_in), (2000, 1));
+        assert_eq!(exact.lines[0], [1001, 1]);
+        let estimate = count(1000, 50_000, 3);
+        assert!(estimate.one_in >= 50, "{}", estimate.one_in);
+        // About 780 of the hashes are kept: four standard deviations of that number are 14 %.
+        assert!((estimate.count as f64 / 100_000.0 - 1.0).abs() < 0.15, "{}", estimate.count);
+        assert_eq!(count(1000, 50_000, 1).count, 0);
+    }
+}
