@@ -1,12 +1,385 @@
-//! `bertstream vocab`.
+//! `bertstream vocab`: counts a corpus and writes its vocabulary.
 
-use crate::Result;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::flags::Preset;
+use crate::vocab::count::{CountConfig, Selection, Summary, build};
+use crate::vocab::encoding::OnBadBytes;
+use crate::vocab::{Encoding, Kind, Tokenizer};
+use crate::{Error, ErrorKind, Result};
+
+/// Words kept unless a flag says otherwise: what BERT's own vocabularies have, and an embedding matrix that
+/// a small machine can train.
+const DEFAULT_SIZE: usize = 30_000;
+
+/// Beyond so many tokens the vocabulary is most of any usual model.
+const HUGE: usize = 100_000;
+
+/// Hidden size for which the summary tells the parameters that follow.
+const HIDDEN: usize = 256;
 
 /// Flags of `vocab`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Text to count: any UTF-8 text, or another encoding by `--encoding`.
+    #[arg(short = 'c', long, value_name = "FILE", aliases = ["corpus_path", "corpus-path"])]
+    corpus: PathBuf,
+    /// Vocabulary file to write (JSON). Without it, `--limit` only shows what there is.
+    #[arg(short = 'o', long, value_name = "FILE", aliases = ["output_path", "output-path"],
+          required_unless_present = "limit")]
+    output: Option<PathBuf>,
+    /// Most words to keep, the five special tokens not counted, or `none` [default: 30000; reference: none].
+    #[arg(short = 's', long, value_name = "N", value_parser = parse_size,
+          aliases = ["vocab_size", "max-size", "max_size"])]
+    vocab_size: Option<Size>,
+    /// Leave out words seen less often.
+    #[arg(short = 'm', long, value_name = "N", default_value_t = 1, alias = "min_freq")]
+    min_freq: u64,
+    /// Encoding of the corpus, by its WHATWG label (utf-8, latin1, euc-kr, shift_jis, utf-16, ...).
+    #[arg(short = 'e', long, value_name = "LABEL", default_value = "utf-8")]
+    encoding: String,
+    /// What to do with bytes that are not text in that encoding: end with their place, or read them as
+    /// U+FFFD and count them.
+    #[arg(long, value_name = "POLICY", default_value = "error")]
+    on_bad_bytes: OnBadBytes,
+    /// What a token is: what stands between white space, or each character.
+    #[arg(long, value_name = "KIND", default_value = "word")]
+    tokens: Kind,
+    /// Use only the first N lines.
+    #[arg(long, value_name = "N", alias = "corpus_lines")]
+    corpus_lines: Option<u64>,
+    /// Threads that count [default: the number of cores]; 0 counts without any. The result is the same.
+    #[arg(short = 'w', long, value_name = "N")]
+    workers: Option<usize>,
+    /// Memory for counted words, in MiB. What does not fit goes to temporary files (in TMPDIR); the result is
+    /// the same.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    memory: usize,
+    /// A set of defaults.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    preset: Preset,
+    /// Show the first N tokens with their counts.
+    #[arg(long, value_name = "N")]
+    limit: Option<u32>,
+    /// Print the summary as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How many words are kept at most; `None` is all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Size(Option<usize>);
+
+fn parse_size(text: &str) -> Result<Size, String> {
+    match text.parse() {
+        Ok(0) => Err("no word at all would be kept; `none` keeps them all".into()),
+        Ok(size) => Ok(Size(Some(size))),
+        Err(_) if text == "none" => Ok(Size(None)),
+        Err(_) => Err("neither a number nor `none`".into()),
+    }
+}
 
 /// Runs the subcommand.
-pub fn run(_args: Args) -> Result<()> {
-    Err(crate::Error::internal("vocab is not written yet"))
+pub fn run(args: Args) -> Result<()> {
+    let max_size = match (args.vocab_size, args.preset) {
+        (Some(Size(size)), _) => size,
+        (None, Preset::Default) => Some(DEFAULT_SIZE),
+        (None, Preset::Reference) => None,
+    };
+    let workers =
+        args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get()));
+    let memory = args.memory.checked_mul(1 << 20).filter(|&bytes| bytes > 0).ok_or_else(|| {
+        Error::usage(format!("--memory {} MiB: give 1 or more, as much as there is", args.memory))
+    })?;
+    let config = CountConfig {
+        kind: args.tokens,
+        encoding: Encoding::for_label(&args.encoding)?,
+        on_bad_bytes: args.on_bad_bytes,
+        lines: args.corpus_lines,
+        workers,
+        memory,
+        ..CountConfig::new(std::env::temp_dir())
+    };
+    if let Some(output) = &args.output {
+        check_writable(output)?;
+    }
+
+    let started = Instant::now();
+    let total = std::fs::metadata(&args.corpus).map_or(0, |metadata| metadata.len());
+    let bar = ProgressBar::new(total).with_style(bar_style());
+    let selection = Selection { max_size, min_freq: args.min_freq };
+    let built = build(&args.corpus, &config, &selection, &|bytes| bar.set_position(bytes));
+    bar.finish_and_clear();
+    let (vocabulary, summary) = built?;
+    if let Some(output) = &args.output {
+        vocabulary.save(output)?;
+    }
+    let elapsed = started.elapsed();
+
+    for warning in warnings(&summary, vocabulary.len(), max_size) {
+        tracing::warn!("{warning}");
+    }
+    let shown = args.limit.unwrap_or(0);
+    let report = if args.json {
+        report_json(&summary, vocabulary.as_ref(), elapsed, shown)
+    } else {
+        report_text(&summary, vocabulary.as_ref(), elapsed, shown, args.output.as_deref())
+    };
+    print(&report)
+}
+
+/// Writes to stdout; a reader that went away is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::new(ErrorKind::Io, "cannot write to stdout").caused_by(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an output that cannot be written, before hours are spent on counting.
+fn check_writable(output: &Path) -> Result<()> {
+    if output.is_dir() {
+        return Err(Error::writing(output, std::io::ErrorKind::IsADirectory.into()));
+    }
+    let parent = match output.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    if parent.exists() && !parent.is_dir() {
+        return Err(Error::writing(output, std::io::ErrorKind::NotADirectory.into()));
+    }
+    let needed = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(parent, needed).map_err(|error| Error::writing(output, error.into()))
+}
+
+fn bar_style() -> ProgressStyle {
+    ProgressStyle::with_template("counting {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+        .expect("a constant template")
+}
+
+/// What somebody should know before training with this vocabulary.
+fn warnings(summary: &Summary, tokens: usize, max_size: Option<usize>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if tokens > HUGE {
+        let parameters = tokens * HIDDEN;
+        warnings.push(format!(
+            "{tokens} tokens make an embedding of {parameters} parameters at hidden size {HIDDEN}, and the \
+             vocabulary head as many again; --vocab-size or --min-freq keeps them down"
+        ));
+    }
+    if summary.kept == 0 {
+        warnings.push("no word was frequent enough: every word will be unknown".into());
+    } else if max_size.is_some() && share(summary.unknown, summary.words) > 0.1 {
+        warnings.push(format!(
+            "{:.1} % of the words are unknown; a larger --vocab-size keeps more of them",
+            100.0 * share(summary.unknown, summary.words)
+        ));
+    }
+    if summary.overlong > 0 {
+        warnings.push(format!(
+            "{} words were too long to be words and are counted as unknown; is there white space between words? \
+             (--tokens char does without)",
+            summary.overlong
+        ));
+    }
+    if summary.replaced > 0 {
+        warnings.push(format!("{} broken byte sequences were read as U+FFFD", summary.replaced));
+    }
+    warnings
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+fn megabytes_per_second(bytes: u64, elapsed: Duration) -> f64 {
+    bytes as f64 / 1e6 / elapsed.as_secs_f64().max(1e-9)
+}
+
+/// The first `shown` tokens with their ids and counts.
+fn first_tokens(vocabulary: &dyn Tokenizer, shown: u32) -> impl Iterator<Item = (u32, &str, u64)> {
+    let counts = vocabulary.counts().unwrap_or(&[]);
+    (0..shown)
+        .map_while(move |id| Some((id, vocabulary.token(id)?, counts.get(id as usize).copied().unwrap_or(0))))
+}
+
+/// The tokens that were asked for, then the summary, for people.
+fn report_text(
+    summary: &Summary,
+    vocabulary: &dyn Tokenizer,
+    elapsed: Duration,
+    shown: u32,
+    output: Option<&Path>,
+) -> String {
+    use std::fmt::Write as _;
+    let Summary { bytes, lines, words, distinct, kept, unknown, spilled, .. } = *summary;
+    let tokens = vocabulary.len();
+    let mut text = String::new();
+    for (id, token, count) in first_tokens(vocabulary, shown) {
+        writeln!(text, "{id:>8}  {count:>12}  {token}").expect("strings grow");
+    }
+    let unknown_rate = 100.0 * share(unknown, words);
+    let rate = megabytes_per_second(bytes, elapsed);
+    let seconds = elapsed.as_secs_f64();
+    let embedding = tokens * HIDDEN;
+    let rows = [
+        ("lines", lines.to_string()),
+        ("words", words.to_string()),
+        ("distinct", distinct.to_string()),
+        ("kept", format!("{kept} (+ 5 special tokens = {tokens} ids)")),
+        ("unknown", format!("{unknown} ({unknown_rate:.2} % of the words)")),
+        ("read", format!("{bytes} bytes in {seconds:.2} s ({rate:.0} MB/s)")),
+        ("embedding", format!("{embedding} parameters at hidden size {HIDDEN}, as many again in the head")),
+    ];
+    for (name, value) in rows {
+        writeln!(text, "{name:<10} {value}").expect("strings grow");
+    }
+    if spilled > 0 {
+        writeln!(text, "{:<10} {spilled} bytes of counts (--memory)", "to disk").expect("strings grow");
+    }
+    if let Some(output) = output {
+        writeln!(text, "{:<10} {}", "written", output.display()).expect("strings grow");
+    }
+    text
+}
+
+/// The same for scripts, on one line.
+fn report_json(summary: &Summary, vocabulary: &dyn Tokenizer, elapsed: Duration, shown: u32) -> String {
+    let mut report = json!(summary);
+    report["tokens"] = vocabulary.len().into();
+    report["unknown_rate"] = share(summary.unknown, summary.words).into();
+    report["seconds"] = elapsed.as_secs_f64().into();
+    report["mb_per_second"] = megabytes_per_second(summary.bytes, elapsed).into();
+    report["embedding_parameters_at_hidden_256"] = (vocabulary.len() * HIDDEN).into();
+    report["fingerprint"] = format!("{:016x}", vocabulary.fingerprint()).into();
+    if shown > 0 {
+        report["first"] = first_tokens(vocabulary, shown)
+            .map(|(id, token, count)| json!({ "id": id, "token": token, "count": count }))
+            .collect();
+    }
+    format!("{report}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &str) -> Result<Args, String> {
+        let words = std::iter::once("vocab").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_flags_of_the_reference_are_understood() {
+        for line in [
+            "-c a.txt -o v.json -s 100 -e cp949 -m 5",
+            "--corpus_path a.txt --output_path v.json --vocab_size 100 --encoding cp949 --min_freq 5",
+            "--corpus a.txt --output v.json --max-size 100 --encoding cp949 --min-freq 5",
+        ] {
+            let args = parse(line).unwrap();
+            assert_eq!(
+                (args.corpus.as_path(), args.output.as_deref()),
+                (Path::new("a.txt"), Some(Path::new("v.json")))
+            );
+            assert_eq!(
+                (args.vocab_size, args.min_freq, &args.encoding[..]),
+                (Some(Size(Some(100))), 5, "cp949")
+            );
+        }
+    }
+
+    #[test]
+    fn a_size_is_a_number_or_none() {
+        let check = |size: &str, expected: Result<Option<usize>, &str>| match (
+            parse(&format!("-c a -o v -s {size}")),
+            expected,
+        ) {
+            (Ok(args), Ok(size)) => assert_eq!(args.vocab_size, Some(Size(size))),
+            (Err(error), Err(hint)) => assert!(error.contains(hint), "{error}"),
+            (result, _) => panic!("{size}: {result:?}"),
+        };
+        check("8192", Ok(Some(8192)));
+        check("none", Ok(None));
+        check("0", Err("`none` keeps them all"));
+        check("many", Err("neither a number nor `none`"));
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_written_is_refused_before_counting() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |corpus: &Path, output: &Path, expected| {
+            let args = parse(&format!("-c {} -o {}", corpus.display(), output.display())).unwrap();
+            assert_eq!(run(args).unwrap_err().kind().exit_code(), expected);
+        };
+        let file = dir.path().join("file");
+        std::fs::write(&file, "a b").unwrap();
+        check(&dir.path().join("none"), &dir.path().join("v.json"), 66);
+        check(dir.path(), &dir.path().join("v.json"), 66);
+        // The corpus is missing as well, but it is the output that is looked at first.
+        for output in ["no/v.json", "file/v.json", ""] {
+            check(&dir.path().join("none"), &dir.path().join(output), 73);
+        }
+    }
+
+    #[test]
+    fn what_should_be_known_is_warned_of() {
+        let check = |change: &dyn Fn(&mut Summary), tokens, expected: &[&str]| {
+            let mut summary = Summary { words: 100, kept: 10, ..Summary::default() };
+            change(&mut summary);
+            let warnings = warnings(&summary, tokens, Some(10));
+            assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+            for (warning, part) in warnings.iter().zip(expected) {
+                assert!(warning.contains(part), "{warning}");
+            }
+        };
+        check(&|_| {}, 15, &[]);
+        check(&|_| {}, 2_100_000, &["537600000 parameters"]);
+        check(&|s| s.unknown = 11, 15, &["11.0 % of the words are unknown"]);
+        check(&|s| s.kept = 0, 5, &["no word was frequent enough"]);
+        check(&|s| (s.overlong, s.replaced) = (1, 2), 15, &["--tokens char", "2 broken"]);
+    }
+
+    #[test]
+    fn reports_say_what_can_be_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let corpus = dir.path().join("c.txt");
+        std::fs::write(&corpus, "b b\ta\nc b\n").unwrap();
+        let selection = Selection { max_size: Some(2), min_freq: 1 };
+        let config = CountConfig::new(dir.path());
+        let (vocabulary, summary) = build(&corpus, &config, &selection, &|_| {}).unwrap();
+        let second = Duration::from_secs(1);
+
+        let text = report_text(&summary, vocabulary.as_ref(), second, 6, None);
+        for part in [
+            "       5             3  b\n",
+            "lines      2\n",
+            "words      5\n",
+            "1 (20.00 %",
+            "1792 parameters",
+        ] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+        let report: serde_json::Value =
+            serde_json::from_str(&report_json(&summary, vocabulary.as_ref(), second, 7)).unwrap();
+        assert_eq!(
+            (&report["kept"], &report["tokens"], &report["unknown_rate"]),
+            (&json!(2), &json!(7), &json!(0.2))
+        );
+        assert_eq!(report["first"][6], json!({ "id": 6, "token": "a", "count": 1 }));
+    }
 }

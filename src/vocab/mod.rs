@@ -6,6 +6,23 @@
 
 use crate::Result;
 
+pub mod char;
+pub mod count;
+pub mod encoding;
+mod file;
+mod map;
+mod ranking;
+mod runs;
+pub mod split;
+pub mod vocabulary;
+pub mod word;
+
+pub use char::CharVocab;
+pub use encoding::Encoding;
+pub use split::Kind;
+pub use vocabulary::{Encode, SPECIAL_TOKENS, SPECIALS};
+pub use word::WordVocab;
+
 /// Ids of the tokens with a role, under their roles. The reference's names are `<pad> <unk> <eos>
 /// <sos> <mask>` at 0..=4, where `<sos>` serves as classification token and `<eos>` as separator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +75,10 @@ pub trait Tokenizer: Send + Sync {
 }
 
 /// Loads a vocabulary file.
+///
+/// # Errors
+/// [`crate::ErrorKind::MissingInput`] where it is not there, [`crate::ErrorKind::Data`] naming file and
+/// entry where it is not a vocabulary. A pickle is refused, never read.
 pub fn load(path: &std::path::Path) -> Result<Box<dyn Tokenizer>> {
-    Err(crate::Error::internal(format!("{}: no vocabulary yet", path.display())))
+    file::load(path)
 }

@@ -1,0 +1,254 @@
+//! Vocabulary files: readable JSON, one token a line.
+//!
+//! Takes bytes, gives tokens and counts, and the other way round. Trusts no file: what comes out has been
+//! checked by [`Vocabulary::from_parts`]. A pickle is refused, because reading one means running what it
+//! says.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::Tokenizer;
+use super::char::Chars;
+use super::split::Kind;
+use super::vocabulary::{Split, Vocabulary};
+use super::word::Words;
+use crate::{Error, Result};
+
+/// The `format` entry of our files.
+const FORMAT: &str = "bertstream-vocab";
+
+/// The version of the format that is written and read here.
+const VERSION: u64 = 1;
+
+/// Largest file that is read, in bytes: fifteen million words or so, more than any embedding matrix holds.
+const MAX_BYTES: u64 = 512 << 20;
+
+/// What must be known before the rest can be understood.
+#[derive(Deserialize)]
+struct Header {
+    format: Option<String>,
+    version: Option<u64>,
+    kind: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    tokens: Vec<Box<str>>,
+    counts: Option<Vec<u64>>,
+}
+
+/// Loads the vocabulary file at `path`.
+///
+/// # Errors
+/// [`crate::ErrorKind::MissingInput`] where it is not there, [`crate::ErrorKind::Data`] naming the file and the entry
+/// where it is not a vocabulary.
+pub(super) fn load(path: &Path) -> Result<Box<dyn Tokenizer>> {
+    load_capped(path, MAX_BYTES)
+}
+
+fn load_capped(path: &Path, max_bytes: u64) -> Result<Box<dyn Tokenizer>> {
+    let file = File::open(path).map_err(|error| Error::reading(path, error))?;
+    let mut bytes = Vec::new();
+    // One byte beyond the cap tells that there is more, whatever the file's metadata claim.
+    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|error| Error::reading(path, error))?;
+    let checked = if bytes.len() as u64 > max_bytes {
+        Err(Error::data(format!("larger than {max_bytes} bytes, which no vocabulary is")))
+    } else {
+        parse(&bytes)
+    };
+    checked.map_err(|error| error.context(format!("vocabulary {}", path.display())))
+}
+
+/// The vocabulary in the bytes of a file.
+pub(super) fn parse(bytes: &[u8]) -> Result<Box<dyn Tokenizer>> {
+    if matches!(bytes, [0x80, ..] | [b'P', b'K', 3, 4, ..]) {
+        return Err(Error::data(
+            "this is a pickle or a PyTorch archive, which is never unpickled here because that runs code \
+             from the file; build the vocabulary anew: bertstream vocab -c CORPUS -o vocab.json",
+        ));
+    }
+    let not_json = |error: serde_json::Error| Error::data("not a vocabulary in JSON").caused_by(error);
+    let header: Header = serde_json::from_slice(bytes).map_err(not_json)?;
+    if header.format.as_deref() != Some(FORMAT) {
+        let found = header.format.map_or_else(|| "missing".to_owned(), |format| format!("{format:?}"));
+        return Err(Error::data(format!("\"format\" is {found}, not {FORMAT:?}")));
+    }
+    if header.version != Some(VERSION) {
+        let found = header.version.map_or_else(|| "missing".to_owned(), |version| version.to_string());
+        return Err(Error::data(format!("\"version\" is {found}; this program reads version {VERSION}")));
+    }
+    match header.kind.as_deref() {
+        Some("word") => build::<Words>(bytes),
+        Some("char") => build::<Chars>(bytes),
+        Some(kind) => Err(Error::data(format!("\"kind\" is {kind:?}, neither \"word\" nor \"char\""))),
+        None => Err(Error::data("\"kind\" is missing")),
+    }
+}
+
+fn build<S: Split>(bytes: &[u8]) -> Result<Box<dyn Tokenizer>> {
+    let Body { tokens, counts } = serde_json::from_slice(bytes)
+        .map_err(|error| Error::data("not a vocabulary in JSON").caused_by(error))?;
+    Ok(Box::new(Vocabulary::<S>::from_parts(tokens, counts)?))
+}
+
+/// Writes a vocabulary file: `tokens` in id order, a line each, then `counts` likewise.
+pub(super) fn write(
+    out: &mut impl Write,
+    kind: Kind,
+    tokens: &[Box<str>],
+    counts: Option<&[u64]>,
+) -> io::Result<()> {
+    let kind = kind.name();
+    write!(
+        out,
+        "{{\n\"format\": \"{FORMAT}\",\n\"version\": {VERSION},\n\"kind\": \"{kind}\",\n\"tokens\": ["
+    )?;
+    for (id, token) in tokens.iter().enumerate() {
+        out.write_all(if id == 0 { b"\n" } else { b",\n" })?;
+        serde_json::to_writer(&mut *out, token)?;
+    }
+    out.write_all(b"\n]")?;
+    if let Some(counts) = counts {
+        out.write_all(b",\n\"counts\": [")?;
+        for (id, count) in counts.iter().enumerate() {
+            out.write_all(if id == 0 { b"\n" } else { b",\n" })?;
+            write!(out, "{count}")?;
+        }
+        out.write_all(b"\n]")?;
+    }
+    out.write_all(b"\n}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ErrorKind;
+    use crate::vocab::{CharVocab, SPECIAL_TOKENS, WordVocab};
+
+    fn bytes_of<S: Split>(vocab: &Vocabulary<S>) -> Vec<u8> {
+        let tokens: Vec<Box<str>> = vocab.tokens().map(Into::into).collect();
+        let mut bytes = Vec::new();
+        write(&mut bytes, S::KIND, &tokens, vocab.counts()).unwrap();
+        bytes
+    }
+
+    /// A file with `tokens` behind the specials, and these `counts`.
+    fn text(tokens: &str, counts: &str) -> String {
+        let specials = r#""<pad>","<unk>","<eos>","<sos>","<mask>""#;
+        format!(
+            r#"{{"format":"bertstream-vocab","version":1,"kind":"word","tokens":[{specials}{tokens}]{counts}}}"#
+        )
+    }
+
+    #[test]
+    fn a_file_is_readable_and_has_a_line_for_each_token() {
+        let vocab = WordVocab::from_texts(["say \"hi\" \"hi\""], None, 1);
+        let expected = "{\n\"format\": \"bertstream-vocab\",\n\"version\": 1,\n\"kind\": \"word\",\n\"tokens\": [\n\
+            \"<pad>\",\n\"<unk>\",\n\"<eos>\",\n\"<sos>\",\n\"<mask>\",\n\"\\\"hi\\\"\",\n\"say\"\n],\n\
+            \"counts\": [\n0,\n0,\n0,\n0,\n0,\n2,\n1\n]\n}\n";
+        assert_eq!(String::from_utf8(bytes_of(&vocab)).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let words = WordVocab::from_texts(["a \0 \u{7f} é 나 \"\\ a"], None, 1);
+        let chars = CharVocab::from_texts(["東京"], None, 1);
+        for (bytes, original) in [(bytes_of(&words), &words as &dyn Tokenizer), (bytes_of(&chars), &chars)] {
+            let back = parse(&bytes).unwrap();
+            assert_eq!(back.fingerprint(), original.fingerprint());
+            assert_eq!(back.counts(), original.counts());
+        }
+        assert_eq!(parse(text("", "").as_bytes()).unwrap().counts(), None, "counts may be left out");
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_and_the_entry_named() {
+        let check = |bytes: &[u8], expected: &str| {
+            let error = parse(bytes).err().expect(expected);
+            assert_eq!(error.kind(), ErrorKind::Data);
+            assert!(error.to_string().contains(expected), "{error}");
+        };
+        let changed = |from: &str, to: &str| text(r#","a""#, "").replace(from, to).into_bytes();
+        check(b"", "EOF");
+        check(b"[1, 2]", "not a vocabulary in JSON");
+        check(b"{}", "\"format\" is missing");
+        check(&changed("bertstream-vocab", "gguf"), "\"format\" is \"gguf\"");
+        check(&changed("\"version\":1", "\"version\":2"), "\"version\" is 2; this program reads version 1");
+        check(&changed("\"word\"", "\"bpe\""), "\"kind\" is \"bpe\"");
+        check(&changed("\"kind\":\"word\",", ""), "\"kind\" is missing");
+        check(&changed("\"tokens\"", "\"words\""), "missing field `tokens`");
+        check(&changed("<sos>", "<bos>"), "token 3 is \"<bos>\" where \"<sos>\" must stand");
+        check(&changed(",\"<mask>\",\"a\"", ""), "token 4, \"<mask>\", is missing");
+        check(text(r#","a","b","a""#, "").as_bytes(), "token 7, \"a\", is token 5 already");
+        check(text(r#","<unk>""#, "").as_bytes(), "token 5, \"<unk>\", is token 1 already");
+        check(text(r#","""#, "").as_bytes(), "token 5, \"\", is empty");
+        check(text(r#","a b""#, "").as_bytes(), "token 5, \"a b\", contains white space");
+        check(text("", r#","counts":[1,2]"#).as_bytes(), "2 counts for 5 tokens");
+        check(text("", r#","counts":[0,-1,0,0,0]"#).as_bytes(), "not a vocabulary in JSON");
+        check("[".repeat(1 << 20).as_bytes(), "not a vocabulary in JSON");
+        let deep = format!("{{\"x\":{}", "[".repeat(1 << 20));
+        check(deep.as_bytes(), "not a vocabulary in JSON");
+    }
+
+    #[test]
+    fn a_pickle_is_refused_and_never_executed() {
+        // pickle.dumps of an object whose __reduce__ calls os.system; and the head of a .pt archive.
+        let pickle = b"\x80\x04\x95\x1d\0\0\0\0\0\0\0\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.";
+        for bytes in [&pickle[..], b"PK\x03\x04vocab/data.pkl"] {
+            let error = parse(bytes).err().unwrap();
+            assert_eq!(error.kind().exit_code(), 65);
+            assert!(error.to_string().contains("never unpickled"), "{error}");
+            assert!(error.to_string().contains("bertstream vocab -c"), "{error}");
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+
+    #[test]
+    fn loading_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v.json");
+        assert_eq!(load(&path).err().unwrap().kind().exit_code(), 66);
+        std::fs::write(&path, "{}").unwrap();
+        let message = load(&path).err().unwrap().to_string();
+        assert_eq!(
+            message,
+            format!("vocabulary {}: \"format\" is missing, not \"bertstream-vocab\"", path.display())
+        );
+        let good = text(r#","a""#, "");
+        std::fs::write(&path, &good).unwrap();
+        assert_eq!(load(&path).unwrap().len(), 6);
+        assert!(load_capped(&path, good.len() as u64).is_ok());
+        let error = load_capped(&path, good.len() as u64 - 1).err().unwrap();
+        assert!(error.to_string().contains("larger than"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_vocabulary_survives_its_file(words in btree_map("[^\\s\\p{Cc}<]{1,20}", 0_u64..1 << 60, 0..20)) {
+            let tokens = SPECIAL_TOKENS.iter().map(|&t| t.into()).chain(words.keys().map(|w| (**w).into()));
+            let counts = [0; 5].into_iter().chain(words.values().copied());
+            let vocab = WordVocab::from_parts(tokens.collect(), Some(counts.collect())).unwrap();
+            let back = parse(&bytes_of(&vocab)).unwrap();
+            prop_assert_eq!(back.fingerprint(), vocab.fingerprint());
+            prop_assert_eq!(back.counts(), vocab.counts());
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..60), cut in 0_usize..150, at in 0_usize..150,
+        ) {
+            let _ = parse(&bytes);
+            let mut damaged = text(r#","a","b""#, r#","counts":[0,0,0,0,0,1,1]"#).into_bytes();
+            damaged.truncate(cut.max(1));
+            let at = at % damaged.len();
+            damaged[at] ^= bytes.first().copied().unwrap_or(1);
+            let _ = parse(&damaged);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Which counted words make it into a vocabulary, and in which order.
+//!
+//! Takes words in alphabetical order with their counts, gives those that are frequent enough: by frequency,
+//! descending, and alphabetically among equals. Holds no more than twice the words that can make it.
+
+use std::cmp::Reverse;
+
+use super::vocabulary::SPECIAL_TOKENS;
+
+/// The words that may still make it.
+pub(crate) struct Ranking {
+    max_size: Option<usize>,
+    min_freq: u64,
+    words: Vec<(u64, Box<str>)>,
+    /// Distinct ordinary words offered.
+    distinct: u64,
+    /// Occurrences offered, those of words spelled like special tokens included.
+    occurrences: u64,
+}
+
+impl Ranking {
+    /// At most `max_size` words, each seen at least `min_freq` times.
+    pub(crate) fn new(max_size: Option<usize>, min_freq: u64) -> Self {
+        Self { max_size, min_freq, words: Vec::new(), distinct: 0, occurrences: 0 }
+    }
+
+    /// Considers a word, which must come behind all earlier ones in the alphabet. A word spelled like a
+    /// special token never makes it, as in the reference.
+    pub(crate) fn offer(&mut self, word: &[u8], count: u64) {
+        self.occurrences += count;
+        let word = std::str::from_utf8(word).expect("words are cut out of valid text");
+        if SPECIAL_TOKENS.contains(&word) {
+            return;
+        }
+        self.distinct += 1;
+        if count < self.min_freq {
+            return;
+        }
+        self.words.push((count, word.into()));
+        if let Some(max_size) = self.max_size
+            && self.words.len() > 2 * max_size + 1024
+        {
+            self.words.select_nth_unstable_by(max_size, order);
+            self.words.truncate(max_size);
+            // From now on what ties with the rarest of these loses to it in the alphabet, and what is
+            // rarer loses anyway.
+            let rarest = self.words.iter().map(|w| w.0).min();
+            self.min_freq = rarest.map_or(u64::MAX, |count| count + 1);
+        }
+    }
+
+    /// Distinct ordinary words offered so far.
+    pub(crate) fn distinct(&self) -> u64 {
+        self.distinct
+    }
+
+    /// Occurrences offered so far.
+    pub(crate) fn occurrences(&self) -> u64 {
+        self.occurrences
+    }
+
+    /// Tokens in id order, specials first, with their counts. The unknown token's count is that of the
+    /// occurrences whose words did not make it and of `unseen` more, which were never offered.
+    pub(crate) fn finish(mut self, unseen: u64) -> (Vec<Box<str>>, Vec<u64>) {
+        self.words.sort_unstable_by(order);
+        self.words.truncate(self.max_size.unwrap_or(usize::MAX));
+        let kept: u64 = self.words.iter().map(|w| w.0).sum();
+        let mut counts = vec![0; SPECIAL_TOKENS.len()];
+        counts[1] = self.occurrences - kept + unseen;
+        let mut tokens: Vec<Box<str>> = SPECIAL_TOKENS.iter().map(|&token| token.into()).collect();
+        for (count, word) in self.words {
+            tokens.push(word);
+            counts.push(count);
+        }
+        (tokens, counts)
+    }
+}
+
+/// By frequency, descending, then by bytes, which is the order of Python's strings as well.
+fn order(a: &(u64, Box<str>), b: &(u64, Box<str>)) -> std::cmp::Ordering {
+    (Reverse(a.0), &a.1).cmp(&(Reverse(b.0), &b.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frequent_words_come_first_and_equals_alphabetically() {
+        let check = |max_size, min_freq, expected: &[&str], unknown| {
+            let mut ranking = Ranking::new(max_size, min_freq);
+            for (word, count) in [("<pad>", 9), ("B", 2), ("a", 2), ("b", 5), ("c", 1), ("é", 2)] {
+                ranking.offer(word.as_bytes(), count);
+            }
+            assert_eq!((ranking.distinct(), ranking.occurrences()), (5, 21));
+            let (tokens, counts) = ranking.finish(100);
+            assert_eq!(tokens.iter().skip(5).map(AsRef::as_ref).collect::<Vec<&str>>(), expected);
+            assert_eq!(counts[1] - 100 - 9, unknown);
+            assert_eq!(counts.iter().sum::<u64>(), 121);
+        };
+        check(None, 1, &["b", "B", "a", "é", "c"], 0);
+        check(None, 2, &["b", "B", "a", "é"], 1);
+        check(Some(2), 1, &["b", "B"], 5);
+        check(Some(0), 1, &[], 12);
+        check(Some(9), 6, &[], 12);
+    }
+
+    #[test]
+    fn a_small_ranking_of_many_words_equals_the_top_of_a_full_one() {
+        let words: Vec<(String, u64)> =
+            (0..20_000_u64).map(|i| (format!("{i:05}"), crate::rng::mix64(i) % 50)).collect();
+        let top = |max_size| {
+            let mut ranking = Ranking::new(max_size, 1);
+            words.iter().for_each(|(word, count)| ranking.offer(word.as_bytes(), *count));
+            ranking.finish(0)
+        };
+        let (all, counts) = top(None);
+        let (few, few_counts) = top(Some(700));
+        assert_eq!(few, all[..705]);
+        assert_eq!(few_counts[5..], counts[5..705]);
+    }
+}

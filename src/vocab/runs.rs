@@ -1,0 +1,281 @@
+//! Counted words that do not fit in memory: sorted runs in a temporary file, and their merge.
+//!
+//! Takes sorted words with counts, gives every word once, in alphabetical order, with the sum of its
+//! counts. Exact whatever the memory; knows nothing of where the words came from.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::map::{Packed, Sorted};
+use crate::{Error, ErrorKind, Result};
+
+/// Smallest and largest read buffer of one run on disk, in bytes.
+const BUFFER: Range<usize> = 4 << 10..256 << 10;
+
+/// Words of one sort, ascending, with their counts.
+pub(crate) enum Run {
+    Packed(std::vec::IntoIter<(Packed, u64)>),
+    Long(std::vec::IntoIter<(Box<[u8]>, u64)>),
+    Spilled { file: Arc<File>, range: Range<u64> },
+}
+
+/// The two runs of a sorted map.
+pub(crate) fn in_memory((packed, long): Sorted<u64>) -> [Run; 2] {
+    [Run::Packed(packed.into_iter()), Run::Long(long.into_iter())]
+}
+
+/// A temporary file of runs. It has no name once it is open, so nothing is left behind however the
+/// program ends.
+pub(crate) struct Spill {
+    directory: PathBuf,
+    file: Option<Arc<File>>,
+    runs: Vec<Range<u64>>,
+}
+
+impl Spill {
+    /// A file in `directory`, made when the first run comes.
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), file: None, runs: Vec::new() }
+    }
+
+    /// Puts the words of a map behind what is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] where the file cannot be made or written, as on a full disk.
+    pub(crate) fn push(&mut self, words: &Sorted<u64>) -> Result<()> {
+        let start = self.bytes();
+        let written = self.open().and_then(|file| write_runs(&file, start, words));
+        self.runs.extend(written.map_err(|error| {
+            let directory = self.directory.display();
+            let what = format!(
+                "vocab: no room for counted words in {directory} (give more --memory, or set TMPDIR)"
+            );
+            Error::new(ErrorKind::Io, what).caused_by(error)
+        })?);
+        Ok(())
+    }
+
+    fn open(&mut self) -> io::Result<Arc<File>> {
+        if self.file.is_none() {
+            self.file = Some(Arc::new(nameless_file(&self.directory)?));
+        }
+        Ok(Arc::clone(self.file.as_ref().expect("made just above")))
+    }
+
+    /// All runs of the file.
+    pub(crate) fn into_runs(self) -> impl Iterator<Item = Run> {
+        let file = self.file;
+        self.runs
+            .into_iter()
+            .zip(std::iter::repeat(file))
+            .filter_map(|(range, file)| Some(Run::Spilled { file: file?, range }))
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.runs.last().map_or(0, |run| run.end)
+    }
+}
+
+/// Writes the two runs of a map at the end of `file`, which is at `start`, and gives their places.
+fn write_runs(file: &File, start: u64, (packed, long): &Sorted<u64>) -> io::Result<[Range<u64>; 2]> {
+    let mut out = BufWriter::with_capacity(256 << 10, file);
+    let mut put = |word: &[u8], count: u64| -> io::Result<u64> {
+        out.write_all(&(word.len() as u32).to_le_bytes())?;
+        out.write_all(word)?;
+        out.write_all(&count.to_le_bytes())?;
+        Ok(12 + word.len() as u64)
+    };
+    let mut middle = start;
+    for &(word, count) in packed {
+        let (bytes, length) = word.unpack();
+        middle += put(&bytes[..length], count)?;
+    }
+    let mut end = middle;
+    for (word, count) in long {
+        end += put(word, *count)?;
+    }
+    out.flush()?;
+    Ok([start..middle, middle..end])
+}
+
+/// Merges `runs`, giving `each` every word once, in order, with the sum of its counts. Runs on disk are read
+/// through buffers of `memory` bytes in all.
+///
+/// # Errors
+/// [`ErrorKind::Io`] where the temporary file cannot be read back.
+pub(crate) fn merge(runs: Vec<Run>, memory: usize, mut each: impl FnMut(&[u8], u64)) -> Result<()> {
+    let buffer = (memory / runs.len().max(1)).clamp(BUFFER.start, BUFFER.end);
+    let lost = |error: io::Error| {
+        Error::new(ErrorKind::Io, "vocab: cannot read counted words back").caused_by(error)
+    };
+    let mut cursors: Vec<Cursor> = runs.into_iter().map(|run| Cursor::new(run, buffer)).collect();
+    let mut heap = BinaryHeap::with_capacity(cursors.len());
+    for (i, cursor) in cursors.iter_mut().enumerate() {
+        if let Some((word, count)) = cursor.next(Vec::new()).map_err(lost)? {
+            heap.push(Reverse((word, count, i)));
+        }
+    }
+    let mut current: Option<(Vec<u8>, u64)> = None;
+    while let Some(Reverse((word, count, i))) = heap.pop() {
+        // The word that is done lends its memory to the next one of its run.
+        let spare = match &mut current {
+            Some((same, sum)) if *same == word => {
+                *sum += count;
+                word
+            }
+            _ => {
+                let done = current.replace((word, count));
+                done.map_or_else(Vec::new, |(word, sum)| {
+                    each(&word, sum);
+                    word
+                })
+            }
+        };
+        if let Some((word, count)) = cursors[i].next(spare).map_err(lost)? {
+            heap.push(Reverse((word, count, i)));
+        }
+    }
+    if let Some((word, sum)) = current {
+        each(&word, sum);
+    }
+    Ok(())
+}
+
+/// A run and the place in it.
+enum Cursor {
+    Packed(std::vec::IntoIter<(Packed, u64)>),
+    Long(std::vec::IntoIter<(Box<[u8]>, u64)>),
+    Spilled(BufReader<Section>),
+}
+
+impl Cursor {
+    fn new(run: Run, buffer: usize) -> Self {
+        match run {
+            Run::Packed(words) => Self::Packed(words),
+            Run::Long(words) => Self::Long(words),
+            Run::Spilled { file, range } => {
+                Self::Spilled(BufReader::with_capacity(buffer, Section { file, range }))
+            }
+        }
+    }
+
+    /// The next word, in the memory of `word`, and its count.
+    fn next(&mut self, mut word: Vec<u8>) -> io::Result<Option<(Vec<u8>, u64)>> {
+        word.clear();
+        let count = match self {
+            Self::Packed(words) => {
+                let Some((packed, count)) = words.next() else { return Ok(None) };
+                let (bytes, n) = packed.unpack();
+                word.extend_from_slice(&bytes[..n]);
+                count
+            }
+            Self::Long(words) => {
+                let Some((long, count)) = words.next() else { return Ok(None) };
+                word.extend_from_slice(&long);
+                count
+            }
+            Self::Spilled(reader) => {
+                if reader.fill_buf()?.is_empty() {
+                    return Ok(None);
+                }
+                let mut length = [0; 4];
+                reader.read_exact(&mut length)?;
+                word.resize(u32::from_le_bytes(length) as usize, 0);
+                reader.read_exact(&mut word)?;
+                let mut count = [0; 8];
+                reader.read_exact(&mut count)?;
+                u64::from_le_bytes(count)
+            }
+        };
+        Ok(Some((word, count)))
+    }
+}
+
+/// A part of a file that many parts are read from at once.
+struct Section {
+    file: Arc<File>,
+    range: Range<u64>,
+}
+
+impl Read for Section {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.range.end - self.range.start).unwrap_or(usize::MAX);
+        let n = out.len().min(left);
+        let n = self.file.read_at(&mut out[..n], self.range.start)?;
+        self.range.start += n as u64;
+        Ok(n)
+    }
+}
+
+/// A new file in `directory`, for this user alone, whose name is gone again.
+fn nameless_file(directory: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = directory.join(format!(".bertstream-words-{}-{number}", std::process::id()));
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::vocab::map::WordMap;
+
+    fn map(words: &[Vec<u8>]) -> WordMap<u64> {
+        let mut map = WordMap::default();
+        words.iter().for_each(|word| *map.slot(word) += 1);
+        map
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_an_error_and_nothing_is_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let words = map(&[b"word".to_vec()]).into_sorted();
+        let error = Spill::new(&dir.path().join("no")).push(&words).unwrap_err();
+        assert!(error.to_string().contains("--memory"), "{error}");
+        let mut spill = Spill::new(dir.path());
+        spill.push(&words).unwrap();
+        assert_eq!(spill.bytes(), 16);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
+    }
+
+    proptest! {
+        #[test]
+        fn any_mixture_of_runs_gives_the_sums_in_order(
+            parts in vec((vec(vec(b'a'..=b'c', 1..20), 0..30), any::<bool>()), 0..6),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut expected = BTreeMap::<Vec<u8>, u64>::new();
+            let mut spill = Spill::new(dir.path());
+            let mut runs = Vec::new();
+            for (words, to_disk) in &parts {
+                words.iter().for_each(|word| *expected.entry(word.clone()).or_default() += 1);
+                let sorted = map(words).into_sorted();
+                if *to_disk {
+                    spill.push(&sorted).unwrap();
+                } else {
+                    runs.extend(in_memory(sorted));
+                }
+            }
+            runs.extend(spill.into_runs());
+            let mut merged = Vec::new();
+            merge(runs, 0, |word, count| merged.push((word.to_vec(), count))).unwrap();
+            prop_assert_eq!(merged, expected.into_iter().collect::<Vec<_>>());
+        }
+    }
+}
