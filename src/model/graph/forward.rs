@@ -254,3 +254,34 @@ fn log_softmax(x: &Tensor) -> Result<Tensor> {
 fn below_maximum(x: &Tensor) -> Result<Tensor> {
     x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::*;
+
+    #[test]
+    fn sinusoids_are_the_papers_at_any_length_and_width() {
+        for (seq_len, hidden) in [(700, 8), (3, 5), (1, 2)] {
+            let encodings = sinusoids(seq_len, hidden);
+            assert_eq!(encodings.len(), seq_len * hidden);
+            for (i, encoding) in encodings.into_iter().enumerate() {
+                let (position, j) = (i / hidden, i % hidden);
+                let angle = position as f64 / 10000f64.powf((j - j % 2) as f64 / hidden as f64);
+                let expected = if j % 2 == 0 { angle.sin() } else { angle.cos() };
+                // The angle itself is rounded to f32: at 700 by up to 3e-5.
+                assert!((f64::from(encoding) - expected).abs() < 1e-4, "{seq_len} {hidden}: {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_root_has_gradient_zero_at_zero() {
+        let x = Var::new(&[0f32, 4.0], &Device::Cpu).unwrap();
+        let y = root(x.as_tensor().clone()).unwrap();
+        assert_eq!(y.to_vec1::<f32>().unwrap(), [0.0, 2.0]);
+        let gradient = y.backward().unwrap().remove(&x).unwrap();
+        assert_eq!(gradient.to_vec1::<f32>().unwrap(), [0.0, 0.25]);
+    }
+}
