@@ -11,7 +11,8 @@ use crate::{batch, fresh, tiny};
 fn what_points_nowhere_is_refused() {
     let config = tiny(0.1);
     let good = batch(&config, 9, &[9, 4]);
-    let breaks: [(&str, fn(&mut HostBatch)); 12] = [
+    type Spoil = fn(&mut HostBatch);
+    let breaks: [(&str, Spoil); 12] = [
         ("no rows", |b| *b = HostBatch { seq_len: 9, ..HostBatch::default() }),
         ("a token beyond the vocabulary", |b| b.ids[3] = 23),
         ("a fourth segment", |b| b.segments[3] = 3),
