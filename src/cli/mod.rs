@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::Result;
 
+mod bench;
 mod collate;
 mod corpus;
 mod eval;
@@ -42,6 +43,8 @@ enum Command {
     Eval(eval::Args),
     /// Rebuild the batch of any step of a run, without training.
     Inspect(inspect::Args),
+    /// Measure the parts of the program on this machine.
+    Bench(bench::Args),
     /// Train a small model on a made-up language that comes with the program.
     Quickstart(quickstart::Args),
 }
@@ -57,6 +60,7 @@ impl Cli {
             Command::Train(args) => train::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Bench(args) => bench::run(args),
             Command::Quickstart(args) => quickstart::run(args),
         }
     }

@@ -124,6 +124,22 @@ pub fn dropout_coordinate(row_of_step: usize, position: usize, head: usize) -> u
     ((row_of_step as u64) << 40) | ((head as u64) << 24) | position as u64
 }
 
+/// Sinusoidal positions `(len, hidden)` for any length and any width (Vaswani et al. 2017, section 3.5):
+/// even columns are sines, odd ones cosines of `position * 10000^(-even column / hidden)`.
+pub fn sinusoids(len: usize, hidden: usize) -> Vec<f32> {
+    let angle = |position: usize, column: usize| {
+        // Rounded where the reference rounds: the factor to single precision, then the product.
+        let factor = -(10_000f64.ln() / hidden as f64) as f32;
+        let rate = ((column - column % 2) as f32 * factor).exp();
+        position as f32 * rate
+    };
+    let value = |position, column| match column % 2 {
+        0 => angle(position, column).sin(),
+        _ => angle(position, column).cos(),
+    };
+    (0..len).flat_map(|position| (0..hidden).map(move |column| value(position, column))).collect()
+}
+
 /// What one micro-batch contributes to a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass {

@@ -1,0 +1,175 @@
+//! `bertstream bench`: how fast the parts are, on made-up input, one line each.
+
+use std::time::Instant;
+
+use crate::collate::HostBatch;
+use crate::model::{Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Update};
+use crate::rng::{Domain, SampleRng};
+use crate::sample::{Corruption, Origin, PairLabel, SEGMENT_A, SEGMENT_B};
+use crate::{Error, Result};
+
+/// Flags of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Whole training steps: forward, backward, clipping, optimizer.
+    Step(StepArgs),
+}
+
+/// Flags of `bench step`.
+#[derive(Debug, clap::Args)]
+struct StepArgs {
+    /// Width of the residual stream.
+    #[arg(long, default_value_t = 256)]
+    hidden: usize,
+    /// Transformer blocks.
+    #[arg(short, long, default_value_t = 8)]
+    layers: usize,
+    /// Attention heads.
+    #[arg(short, long, default_value_t = 8)]
+    attn_heads: usize,
+    /// Tokens in the vocabulary.
+    #[arg(long, default_value_t = 8192)]
+    vocab_size: usize,
+    /// Rows of a batch.
+    #[arg(short, long, default_value_t = 64)]
+    batch_size: usize,
+    /// Tokens of every row: no padding.
+    #[arg(short, long, default_value_t = 20)]
+    seq_len: usize,
+    /// Dropout rate.
+    #[arg(long, default_value_t = 0.1)]
+    dropout: f32,
+    /// Threads of the engine; 0 takes all cores.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Steps that are timed, after two that are not.
+    #[arg(long, default_value_t = 10)]
+    steps: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args) -> Result<()> {
+    match args.what {
+        What::Step(args) => step(&args),
+    }
+}
+
+fn step(args: &StepArgs) -> Result<()> {
+    let config = ModelConfig {
+        vocab_size: args.vocab_size,
+        hidden: args.hidden,
+        layers: args.layers,
+        heads: args.attn_heads,
+        dropout: args.dropout,
+        init: Init::Bert,
+    };
+    config.check()?;
+    if args.seq_len < 4 || args.batch_size == 0 || args.vocab_size < 8 || args.steps == 0 {
+        return Err(Error::usage("--seq-len from 4, --vocab-size from 8, --batch-size and --steps from 1"));
+    }
+    let threads = match args.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let weights = Layout::reference(&config).initial_weights(1);
+    let parameters = weights.len();
+    let mut engine = FusedEngine::new(&config, Optimizer::default(), weights, threads)?;
+    let batch = made_up(args);
+    let mut seconds = vec![];
+    for step in 1..=args.steps + 2 {
+        let start = Instant::now();
+        let pass = Pass {
+            seed: 1,
+            step,
+            first_row: 0,
+            masked_in_step: batch.masked.len(),
+            pairs_in_step: batch.rows,
+        };
+        engine.accumulate(&batch, &pass)?;
+        engine.update(&Update { step, lr: 1e-4, clip: Some(1.0) })?;
+        if step > 2 {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let tokens = batch.tokens();
+    let gflops = products_of_a_step(&config, &batch) / median / 1e9;
+    let rss = peak_rss_bytes()?;
+    if args.json {
+        let line = serde_json::json!({
+            "seconds_per_step": median,
+            "seconds_per_step_min": seconds[0],
+            "tokens_per_second": tokens as f64 / median,
+            "gflops": gflops,
+            "peak_rss_bytes": rss,
+            "parameters": parameters,
+            "threads": threads,
+            "steps": args.steps,
+        });
+        println!("{line}");
+    } else {
+        println!(
+            "{:.4} s a step (median of {}, least {:.4}), {:.0} tokens/s, {gflops:.0} GFLOP/s in products, {} \
+             parameters, {threads} threads, {:.0} MiB at most",
+            median,
+            args.steps,
+            seconds[0],
+            tokens as f64 / median,
+            parameters,
+            rss as f64 / 1048576.0
+        );
+    }
+    Ok(())
+}
+
+/// A batch of full rows, 15 % of the tokens masked.
+fn made_up(args: &StepArgs) -> HostBatch {
+    let mut rng = SampleRng::new(Domain::Survey, 1, &[]);
+    let (rows, len) = (args.batch_size, args.seq_len);
+    let mut id = || 5 + rng.below(args.vocab_size as u64 - 5) as u32;
+    let ids: Vec<u32> = (0..rows * len).map(|_| id()).collect();
+    let masked: Vec<u32> = (0..(rows * len) as u32).filter(|i| i * 3 % 20 < 3).collect();
+    HostBatch {
+        rows,
+        seq_len: len,
+        segments: (0..rows * len).map(|i| if i % len < len / 2 { SEGMENT_A } else { SEGMENT_B }).collect(),
+        lengths: vec![len as u32; rows],
+        labels: masked.iter().map(|_| id()).collect(),
+        corruptions: vec![Corruption::Mask; masked.len()],
+        masked,
+        pairs: (0..rows).map(|i| if i % 2 == 0 { PairLabel::IsNext } else { PairLabel::NotNext }).collect(),
+        origins: vec![Origin::default(); rows],
+        ids,
+        ..HostBatch::default()
+    }
+}
+
+/// Floating-point operations of a step's matrix products: forward once, backward twice as many; attention's
+/// recomputed scores are not counted.
+fn products_of_a_step(config: &ModelConfig, batch: &HostBatch) -> f64 {
+    let (h, tokens) = (config.hidden as f64, batch.tokens() as f64);
+    let squares: f64 = batch.lengths.iter().map(|&n| f64::from(n) * f64::from(n)).sum();
+    let block = 2.0 * 12.0 * h * h * tokens + 2.0 * 2.0 * h * squares;
+    let head = 2.0 * h * config.vocab_size as f64 * batch.masked.len() as f64;
+    3.0 * (config.layers as f64 * block + head)
+}
+
+/// The process' largest resident size so far, as the kernel accounts it.
+fn peak_rss_bytes() -> Result<u64> {
+    let path = std::path::Path::new("/proc/self/status");
+    let status = std::fs::read_to_string(path).map_err(|e| Error::reading(path, e))?;
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| Error::internal("no VmHWM in /proc/self/status"))
+}

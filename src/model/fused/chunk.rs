@@ -1,0 +1,360 @@
+//! A few samples' way through all blocks, forward and backward, on one thread.
+//!
+//! A batch is cut into chunks of whole samples, by its content alone. A chunk owns every activation of
+//! its tokens, so chunks need nothing from each other: threads share the weights and meet only where
+//! gradients of weights are summed, chunk by chunk in order. That is why results do not depend on the
+//! number of threads. Buffers grow to the largest chunk seen and stay.
+
+use super::attention::{self, Scratch, Shape, Span};
+use super::kernels::{self, Dropout};
+use super::matmul::{linear, linear_input_gradient};
+use crate::collate::HostBatch;
+use crate::model::layout::{BlockRanges, OuterRanges};
+use crate::model::{DropoutSite, ModelConfig, dropout_coordinate};
+use crate::rng::dropout;
+
+/// The dropout layers of one pass: all off, or keyed by seed and step.
+#[derive(Clone, Copy)]
+pub struct Dropouts {
+    rate: f32,
+    seed: u64,
+    step: u64,
+}
+
+impl Dropouts {
+    pub const OFF: Self = Self { rate: 0.0, seed: 0, step: 0 };
+
+    pub fn new(rate: f32, seed: u64, step: u64) -> Self {
+        Self { rate, seed, step }
+    }
+
+    fn at(&self, site: DropoutSite) -> Dropout {
+        if self.rate == 0.0 {
+            return Dropout::OFF;
+        }
+        Dropout::new(dropout::site(self.seed, self.step, site.number()), self.rate)
+    }
+}
+
+/// What a chunk reads and never writes.
+#[derive(Clone, Copy)]
+pub struct Model<'m> {
+    pub config: &'m ModelConfig,
+    pub blocks: &'m [BlockRanges],
+    pub outer: &'m OuterRanges,
+    pub weights: &'m [f32],
+    /// Sinusoidal positions, `(at least the longest row, hidden)`.
+    pub positions: &'m [f32],
+    pub dropouts: Dropouts,
+}
+
+impl Model<'_> {
+    fn at(&self, range: &std::ops::Range<usize>) -> &[f32] {
+        &self.weights[range.clone()]
+    }
+
+    fn shape(&self) -> Shape {
+        Shape { heads: self.config.heads, head_dim: self.config.head_dim() }
+    }
+}
+
+/// What the forward pass of one block keeps for the backward pass; `h` is the hidden size.
+#[derive(Default)]
+struct Kept {
+    /// The block's input `(tokens, h)`.
+    x: Vec<f32>,
+    moments1: Vec<(f32, f32)>,
+    /// Queries, keys and values `(tokens, 3 h)`.
+    qkv: Vec<f32>,
+    log_sums: Vec<f32>,
+    /// Attention's output before its projection `(tokens, h)`.
+    context: Vec<f32>,
+    /// The residual stream between the sublayers `(tokens, h)`.
+    middle: Vec<f32>,
+    moments2: Vec<(f32, f32)>,
+    /// The feed-forward layer before its activation `(tokens, 4 h)`.
+    inner: Vec<f32>,
+}
+
+/// Gradients and inputs of the four products of one block, for the gradients of their weights.
+#[derive(Default)]
+pub struct BlockGradients {
+    /// Normalised input of the projections, and the gradient of what they give.
+    pub norm1: Vec<f32>,
+    pub dqkv: Vec<f32>,
+    /// Gradient of the output projection; its input is the kept context.
+    pub dout: Vec<f32>,
+    pub norm2: Vec<f32>,
+    pub dinner: Vec<f32>,
+    pub activated: Vec<f32>,
+    pub dw2: Vec<f32>,
+    /// Sums over the chunk: biases and norms, in the order of [`Self::sums`].
+    sums: Vec<f32>,
+}
+
+/// Some samples of a batch with all their activations.
+#[derive(Default)]
+pub struct Chunk {
+    pub spans: Vec<Span>,
+    pub tokens: usize,
+    /// Ids and segments of the tokens.
+    pub ids: Vec<u32>,
+    pub segments: Vec<u8>,
+    positions: Vec<u32>,
+    /// Dropout coordinates of the tokens.
+    coordinates: Vec<u64>,
+    kept: Vec<Kept>,
+    /// The last block's output `(tokens, h)`.
+    pub output: Vec<f32>,
+    /// Gradient of the residual stream `(tokens, h)`, wherever the backward pass stands.
+    pub dx: Vec<f32>,
+    pub gradients: BlockGradients,
+    scratch: Scratch,
+    narrow: Vec<f32>,
+    wide: Vec<f32>,
+    factors: Vec<f32>,
+}
+
+/// Makes `buffer` at least `len` long; its content is unspecified.
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+    &mut buffer[..len]
+}
+
+/// Samples of a batch per chunk: consecutive rows until there are enough tokens. Small enough that four
+/// threads share a small batch, large enough (measured) that a product's packing does not count.
+pub fn split(lengths: &[u32]) -> Vec<std::ops::Range<usize>> {
+    const MOST_TOKENS: usize = 512;
+    const LEAST_TOKENS: usize = 128;
+    let all: usize = lengths.iter().map(|&n| n as usize).sum();
+    let target = all.div_ceil(4).clamp(LEAST_TOKENS, MOST_TOKENS);
+    let mut chunks = vec![];
+    let (mut first, mut tokens) = (0, 0);
+    for (row, &len) in lengths.iter().enumerate() {
+        tokens += len as usize;
+        if tokens >= target {
+            chunks.push(first..row + 1);
+            (first, tokens) = (row + 1, 0);
+        }
+    }
+    if first < lengths.len() {
+        chunks.push(first..lengths.len());
+    }
+    chunks
+}
+
+impl Chunk {
+    /// Takes rows `rows` of a batch, whose first row is row `first_row` of the step.
+    pub fn load(&mut self, batch: &HostBatch, rows: std::ops::Range<usize>, first_row: usize) {
+        self.spans.clear();
+        self.ids.clear();
+        self.segments.clear();
+        self.positions.clear();
+        self.coordinates.clear();
+        for row in rows {
+            let len = batch.lengths[row] as usize;
+            let cells = row * batch.seq_len..row * batch.seq_len + len;
+            let row_of_step = first_row + row;
+            self.spans.push(Span { start: self.ids.len(), len, row_of_step });
+            self.ids.extend_from_slice(&batch.ids[cells.clone()]);
+            self.segments.extend_from_slice(&batch.segments[cells]);
+            self.positions.extend(0..len as u32);
+            self.coordinates.extend((0..len).map(|p| dropout_coordinate(row_of_step, p, 0)));
+        }
+        self.tokens = self.ids.len();
+    }
+
+    /// Embeddings and all blocks: fills `output`, and what the backward pass needs.
+    pub fn forward(&mut self, model: &Model<'_>) {
+        let (h, tokens) = (model.config.hidden, self.tokens);
+        let layers = model.blocks.len();
+        self.kept.resize_with(layers, Kept::default);
+        grow(&mut self.factors, 2 * model.config.feed_forward());
+        self.embed(model);
+        for layer in 0..layers {
+            let (done, rest) = self.kept.split_at_mut(layer + 1);
+            let kept = &mut done[layer];
+            let out = match rest.first_mut() {
+                Some(next) => &mut next.x,
+                None => &mut self.output,
+            };
+            let block = &model.blocks[layer];
+            let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
+
+            let normed = grow(&mut self.narrow, tokens * h);
+            let x = &kept.x[..tokens * h];
+            let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
+            kernels::norm(normed, x, gain, shift, grow(&mut kept.moments1, tokens));
+            let qkv = grow(&mut kept.qkv, tokens * 3 * h);
+            linear(qkv, normed, model.at(&block.qkv_weight), model.at(&block.qkv_bias), tokens);
+            let context = grow(&mut kept.context, tokens * h);
+            let log_sums = grow(&mut kept.log_sums, tokens * model.config.heads);
+            let attention_drop = drop(DropoutSite::Attention);
+            let (spans, shape) = (&self.spans, model.shape());
+            attention::forward(context, log_sums, qkv, spans, shape, &attention_drop, &mut self.scratch);
+            let branch = grow(&mut self.narrow, tokens * h);
+            linear(branch, context, model.at(&block.out_weight), model.at(&block.out_bias), tokens);
+            let middle = grow(&mut kept.middle, tokens * h);
+            let output_drop = drop(DropoutSite::AttentionOutput);
+            kernels::residual(middle, x, branch, h, &self.coordinates, &output_drop, &mut self.factors);
+
+            let normed = grow(&mut self.narrow, tokens * h);
+            let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
+            kernels::norm(normed, middle, gain, shift, grow(&mut kept.moments2, tokens));
+            let inner = grow(&mut kept.inner, tokens * 4 * h);
+            linear(inner, normed, model.at(&block.w1_weight), model.at(&block.w1_bias), tokens);
+            let activated = grow(&mut self.wide, tokens * 4 * h);
+            let inner_drop = drop(DropoutSite::FeedForward);
+            kernels::gelu(activated, inner, 4 * h, &self.coordinates, &inner_drop, &mut self.factors);
+            let branch = grow(&mut self.narrow, tokens * h);
+            linear(branch, activated, model.at(&block.w2_weight), model.at(&block.w2_bias), tokens);
+            let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
+            let out = grow(out, tokens * h);
+            kernels::residual_end(out, middle, branch, h, &self.coordinates, drops, &mut self.factors);
+        }
+    }
+
+    /// Sum of token, position and segment embeddings, with dropout.
+    fn embed(&mut self, model: &Model<'_>) {
+        let h = model.config.hidden;
+        let (token, segment) = (model.at(&model.outer.token), model.at(&model.outer.segment));
+        let mut rows = (self.ids.iter().zip(&self.segments).zip(&self.positions).zip(&self.coordinates)).map(
+            |(((&id, &s), &p), &coordinate)| {
+                (
+                    &token[id as usize * h..][..h],
+                    &model.positions[p as usize * h..][..h],
+                    &segment[usize::from(s) * h..][..h],
+                    coordinate,
+                )
+            },
+        );
+        let drop = model.dropouts.at(DropoutSite::Embedding);
+        let out = grow(&mut self.kept[0].x, self.tokens * h);
+        kernels::embed(out, h, &mut rows, &drop, &mut self.factors);
+    }
+
+    /// One block backward: takes the gradient of its output in `dx`, leaves that of its input there, and
+    /// fills `gradients` with what the weights' gradients are made of.
+    pub fn backward(&mut self, model: &Model<'_>, layer: usize) {
+        let (h, tokens) = (model.config.hidden, self.tokens);
+        let block = &model.blocks[layer];
+        let kept = &self.kept[layer];
+        let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
+        let gradients = &mut self.gradients;
+        let dx = &mut self.dx[..tokens * h];
+        grow(&mut gradients.sums, Sums::len(h)).fill(0.0);
+        let sums = Sums::split(&mut gradients.sums, h);
+
+        // Feed-forward sublayer.
+        let dw2 = grow(&mut gradients.dw2, tokens * h);
+        let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
+        kernels::residual_backward(dx, dw2, sums.w2_bias, &self.coordinates, drops, &mut self.factors);
+        let dinner = grow(&mut gradients.dinner, tokens * 4 * h);
+        linear_input_gradient(dinner, dw2, model.at(&block.w2_weight), tokens, h);
+        let activated = grow(&mut gradients.activated, tokens * 4 * h);
+        let inner_drop = drop(DropoutSite::FeedForward);
+        let inner = &kept.inner[..tokens * 4 * h];
+        let factors = &mut self.factors;
+        kernels::gelu_backward(
+            activated,
+            dinner,
+            inner,
+            sums.w1_bias,
+            &self.coordinates,
+            &inner_drop,
+            factors,
+        );
+        let dnorm = grow(&mut self.narrow, tokens * h);
+        linear_input_gradient(dnorm, dinner, model.at(&block.w1_weight), tokens, 4 * h);
+        let (middle, moments) = (&kept.middle[..tokens * h], &kept.moments2[..tokens]);
+        let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
+        kernels::norm_backward(dx, dnorm, middle, gain, moments, sums.norm2_gain, sums.norm2_shift);
+        kernels::norm_again(grow(&mut gradients.norm2, tokens * h), middle, gain, shift, moments);
+
+        // Attention sublayer.
+        let dout = grow(&mut gradients.dout, tokens * h);
+        let drops = [&drop(DropoutSite::AttentionOutput), &Dropout::OFF];
+        kernels::residual_backward(dx, dout, sums.out_bias, &self.coordinates, drops, &mut self.factors);
+        let dcontext = grow(&mut self.narrow, tokens * h);
+        linear_input_gradient(dcontext, dout, model.at(&block.out_weight), tokens, h);
+        let dqkv = grow(&mut gradients.dqkv, tokens * 3 * h);
+        let (qkv, log_sums) = (&kept.qkv[..tokens * 3 * h], &kept.log_sums[..tokens * model.config.heads]);
+        let attention_drop = drop(DropoutSite::Attention);
+        let (spans, shape, scratch) = (&self.spans, model.shape(), &mut self.scratch);
+        attention::backward(dqkv, dcontext, log_sums, qkv, spans, shape, &attention_drop, scratch);
+        kernels::add_column_sums(sums.qkv_bias, dqkv);
+        let dnorm = grow(&mut self.narrow, tokens * h);
+        linear_input_gradient(dnorm, dqkv, model.at(&block.qkv_weight), tokens, 3 * h);
+        let (x, moments) = (&kept.x[..tokens * h], &kept.moments1[..tokens]);
+        let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
+        kernels::norm_backward(dx, dnorm, x, gain, moments, sums.norm1_gain, sums.norm1_shift);
+        kernels::norm_again(grow(&mut gradients.norm1, tokens * h), x, gain, shift, moments);
+    }
+
+    /// The gradient of the embeddings' sum, after the last block's backward pass: `dx` through the
+    /// embedding's dropout.
+    pub fn backward_embedding(&mut self, model: &Model<'_>) {
+        let h = model.config.hidden;
+        let drop = model.dropouts.at(DropoutSite::Embedding);
+        kernels::drop_rows(&mut self.dx[..self.tokens * h], h, &self.coordinates, &drop, &mut self.factors);
+    }
+
+    /// Attention's output in block `layer`, before its projection.
+    pub fn context(&self, layer: usize) -> &[f32] {
+        &self.kept[layer].context
+    }
+
+    /// A zeroed gradient of the last block's output.
+    pub fn zero_dx(&mut self, hidden: usize) {
+        grow(&mut self.dx, self.tokens * hidden).fill(0.0);
+    }
+
+    /// Adds the chunk's sums of block `layer` (biases and norms) to the flat gradients.
+    pub fn add_sums(&mut self, flat: &mut [f32], block: &BlockRanges, hidden: usize) {
+        let sums = Sums::split(&mut self.gradients.sums, hidden);
+        for (range, sums) in [
+            (&block.qkv_bias, sums.qkv_bias),
+            (&block.out_bias, sums.out_bias),
+            (&block.w1_bias, sums.w1_bias),
+            (&block.w2_bias, sums.w2_bias),
+            (&block.norm1_gain, sums.norm1_gain),
+            (&block.norm1_shift, sums.norm1_shift),
+            (&block.norm2_gain, sums.norm2_gain),
+            (&block.norm2_shift, sums.norm2_shift),
+        ] {
+            kernels::add_column_sums(&mut flat[range.clone()], sums);
+        }
+    }
+}
+
+/// Places of one block's biases and norms in a chunk's sums.
+struct Sums<'s> {
+    qkv_bias: &'s mut [f32],
+    out_bias: &'s mut [f32],
+    w1_bias: &'s mut [f32],
+    w2_bias: &'s mut [f32],
+    norm1_gain: &'s mut [f32],
+    norm1_shift: &'s mut [f32],
+    norm2_gain: &'s mut [f32],
+    norm2_shift: &'s mut [f32],
+}
+
+impl<'s> Sums<'s> {
+    fn len(h: usize) -> usize {
+        13 * h
+    }
+
+    fn split(sums: &'s mut [f32], h: usize) -> Self {
+        let (qkv_bias, rest) = sums.split_at_mut(3 * h);
+        let (out_bias, rest) = rest.split_at_mut(h);
+        let (w1_bias, rest) = rest.split_at_mut(4 * h);
+        let (w2_bias, rest) = rest.split_at_mut(h);
+        let (norm1_gain, rest) = rest.split_at_mut(h);
+        let (norm1_shift, rest) = rest.split_at_mut(h);
+        let (norm2_gain, rest) = rest.split_at_mut(h);
+        let norm2_shift = &mut rest[..h];
+        Self { qkv_bias, out_bias, w1_bias, w2_bias, norm1_gain, norm1_shift, norm2_gain, norm2_shift }
+    }
+}
