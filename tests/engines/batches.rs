@@ -2,7 +2,7 @@
 
 use bertstream::ErrorKind;
 use bertstream::collate::HostBatch;
-use bertstream::model::ModelConfig;
+use bertstream::model::{ModelConfig, sinusoids};
 
 use crate::common::whole_step;
 use crate::{batch, fresh, tiny};
@@ -67,6 +67,21 @@ fn odd_shapes_work() {
                 let sum: f32 = row.iter().map(|l| l.exp()).sum();
                 assert!((sum - 1.0).abs() < 1e-4, "{what}: a distribution that sums to {sum}");
             }
+        }
+    }
+}
+
+#[test]
+fn positions_are_the_papers_at_any_length_and_width() {
+    for (seq_len, hidden) in [(700, 8), (3, 5), (1, 2)] {
+        let encodings = sinusoids(seq_len, hidden);
+        assert_eq!(encodings.len(), seq_len * hidden);
+        for (i, encoding) in encodings.into_iter().enumerate() {
+            let (position, j) = (i / hidden, i % hidden);
+            let angle = position as f64 / 10000f64.powf((j - j % 2) as f64 / hidden as f64);
+            let expected = if j % 2 == 0 { angle.sin() } else { angle.cos() };
+            // The angle itself is rounded to f32: at 700 by up to 3e-5.
+            assert!((f64::from(encoding) - expected).abs() < 1e-4, "{seq_len} {hidden}: {i}");
         }
     }
 }

@@ -9,7 +9,7 @@ use candle_core::{D, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::collate::HostBatch;
-use crate::model::{DropoutSite, Layout, ModelConfig, Pass, dropout_coordinate};
+use crate::model::{DropoutSite, Layout, ModelConfig, Pass, dropout_coordinate, sinusoids};
 use crate::rng::dropout;
 
 /// Added to the standard deviation of a layer norm, not to the variance: as the reference does.
@@ -207,19 +207,6 @@ impl Dropout {
     }
 }
 
-/// Sinusoidal position encodings, `(seq_len, hidden)`: even columns the sine, odd ones the cosine
-/// (Vaswani et al. 2017, section 3.5). In f32 throughout, as the reference computes them; unlike there,
-/// for any length and for an odd width, whose last column is a sine without its cosine.
-pub fn sinusoids(seq_len: usize, hidden: usize) -> Vec<f32> {
-    let rate = -(10000f64.ln() / hidden as f64) as f32;
-    let frequencies: Vec<f32> = (0..hidden).map(|j| ((j - j % 2) as f32 * rate).exp()).collect();
-    let angle = |position: usize, j: usize| position as f32 * frequencies[j];
-    (0..seq_len)
-        .flat_map(|position| (0..hidden).map(move |j| (position, j)))
-        .map(|(position, j)| if j % 2 == 0 { angle(position, j).sin() } else { angle(position, j).cos() })
-        .collect()
-}
-
 /// GELU by the hyperbolic tangent (Hendrycks & Gimpel 2016), as the reference has it. Composed: the
 /// backward of candle's own rounds its constants to six digits.
 fn gelu(x: &Tensor) -> Result<Tensor> {
@@ -260,21 +247,6 @@ mod tests {
     use candle_core::Var;
 
     use super::*;
-
-    #[test]
-    fn sinusoids_are_the_papers_at_any_length_and_width() {
-        for (seq_len, hidden) in [(700, 8), (3, 5), (1, 2)] {
-            let encodings = sinusoids(seq_len, hidden);
-            assert_eq!(encodings.len(), seq_len * hidden);
-            for (i, encoding) in encodings.into_iter().enumerate() {
-                let (position, j) = (i / hidden, i % hidden);
-                let angle = position as f64 / 10000f64.powf((j - j % 2) as f64 / hidden as f64);
-                let expected = if j % 2 == 0 { angle.sin() } else { angle.cos() };
-                // The angle itself is rounded to f32: at 700 by up to 3e-5.
-                assert!((f64::from(encoding) - expected).abs() < 1e-4, "{seq_len} {hidden}: {i}");
-            }
-        }
-    }
 
     #[test]
     fn the_root_has_gradient_zero_at_zero() {
