@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::collate::HostBatch;
 use crate::{Error, Result};
 
+mod batch;
 pub mod fused;
 pub mod graph;
 mod layout;

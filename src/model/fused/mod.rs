@@ -85,12 +85,7 @@ impl FusedEngine {
 
     /// Forward through embeddings and blocks: the number of chunks in use.
     fn forward(&mut self, batch: &HostBatch, first_row: usize, dropouts: Dropouts) -> Result<usize> {
-        if let Some(&id) = batch.ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            return Err(Error::data(format!(
-                "batch: token id {id} is beyond the model's vocabulary of {}: was it made with another one?",
-                self.config.vocab_size
-            )));
-        }
+        super::batch::check(batch, self.config.vocab_size)?;
         let longest = batch.lengths.iter().map(|&n| n as usize).max().unwrap_or(0);
         if self.positions.len() < longest * self.config.hidden {
             self.positions = super::sinusoids(longest, self.config.hidden);

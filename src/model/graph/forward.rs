@@ -9,7 +9,7 @@ use candle_core::{D, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::collate::HostBatch;
-use crate::model::{DropoutSite, Layout, ModelConfig, Pass, dropout_coordinate};
+use crate::model::{DropoutSite, Layout, ModelConfig, Pass, dropout_coordinate, sinusoids};
 use crate::rng::dropout;
 
 /// Added to the standard deviation of a layer norm, not to the variance: as the reference does.
@@ -207,19 +207,6 @@ impl Dropout {
     }
 }
 
-/// Sinusoidal position encodings, `(seq_len, hidden)`: even columns the sine, odd ones the cosine
-/// (Vaswani et al. 2017, section 3.5). In f32 throughout, as the reference computes them; unlike there,
-/// for any length and for an odd width, whose last column is a sine without its cosine.
-pub fn sinusoids(seq_len: usize, hidden: usize) -> Vec<f32> {
-    let rate = -(10000f64.ln() / hidden as f64) as f32;
-    let frequencies: Vec<f32> = (0..hidden).map(|j| ((j - j % 2) as f32 * rate).exp()).collect();
-    let angle = |position: usize, j: usize| position as f32 * frequencies[j];
-    (0..seq_len)
-        .flat_map(|position| (0..hidden).map(move |j| (position, j)))
-        .map(|(position, j)| if j % 2 == 0 { angle(position, j).sin() } else { angle(position, j).cos() })
-        .collect()
-}
-
 /// GELU by the hyperbolic tangent (Hendrycks & Gimpel 2016), as the reference has it. Composed: the
 /// backward of candle's own rounds its constants to six digits.
 fn gelu(x: &Tensor) -> Result<Tensor> {
@@ -253,4 +240,20 @@ fn log_softmax(x: &Tensor) -> Result<Tensor> {
 /// depend on what is taken away, so no gradient need flow through the maximum.
 fn below_maximum(x: &Tensor) -> Result<Tensor> {
     x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::*;
+
+    #[test]
+    fn the_root_has_gradient_zero_at_zero() {
+        let x = Var::new(&[0f32, 4.0], &Device::Cpu).unwrap();
+        let y = root(x.as_tensor().clone()).unwrap();
+        assert_eq!(y.to_vec1::<f32>().unwrap(), [0.0, 2.0]);
+        let gradient = y.backward().unwrap().remove(&x).unwrap();
+        assert_eq!(gradient.to_vec1::<f32>().unwrap(), [0.0, 0.25]);
+    }
 }

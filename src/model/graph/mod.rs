@@ -1,6 +1,6 @@
 //! The model as a plain composition of candle operations, with candle's own backward.
 //!
-//! Takes [`HostBatch`]es, gives losses and gradients. This is the readable engine: [`forward`] states the
+//! Takes [`HostBatch`]es, gives losses and gradients. This is the readable engine: `forward` states the
 //! reference's arithmetic line by line, and nothing is written by hand for speed. It is the oracle that
 //! other engines are compared with, and the way to any device that candle knows. Weights live on the
 //! device, one variable per named parameter; gradients and moments are flat columns on the host, where
@@ -11,14 +11,13 @@ use candle_core::{Device, Tensor, Var};
 use self::forward::{Dropout, Forward, Weights};
 use super::{
     Engine, Layout, ModelConfig, Optimizer, Outcome, Parameter, Pass, Predictions, State, Update, Updated,
+    batch,
 };
 use crate::collate::HostBatch;
 use crate::sample::PairLabel;
 use crate::{Error, Result};
 
 mod forward;
-
-pub use forward::sinusoids;
 
 /// The engine.
 pub struct GraphEngine {
@@ -62,7 +61,7 @@ impl GraphEngine {
     /// # Errors
     /// Those of [`Engine::evaluate`].
     pub fn hidden_states(&self, batch: &HostBatch) -> Result<Vec<Vec<f32>>> {
-        check_batch(batch, self.config.vocab_size)?;
+        batch::check(batch, self.config.vocab_size)?;
         let states = self.without_gradients(batch).hidden_states();
         states
             .and_then(|states| states.iter().map(|x| x.flatten_all()?.to_vec1()).collect())
@@ -120,7 +119,7 @@ impl Engine for GraphEngine {
     }
 
     fn accumulate(&mut self, batch: &HostBatch, pass: &Pass) -> Result<Outcome> {
-        check_batch(batch, self.config.vocab_size)?;
+        batch::check(batch, self.config.vocab_size)?;
         let dropout = (self.config.dropout > 0.0).then(|| Dropout::new(self.config.dropout, pass));
         let tensors = self.variables.iter().map(|v| v.as_tensor().clone()).collect();
         let forward = self.forward(batch, tensors, dropout);
@@ -142,13 +141,13 @@ impl Engine for GraphEngine {
     }
 
     fn evaluate(&mut self, batch: &HostBatch) -> Result<Outcome> {
-        check_batch(batch, self.config.vocab_size)?;
+        batch::check(batch, self.config.vocab_size)?;
         let scored = Scored::of(&self.without_gradients(batch));
         Ok(scored.map_err(|error| failed("forward pass", error))?.outcome)
     }
 
     fn predict(&mut self, batch: &HostBatch) -> Result<Predictions> {
-        check_batch(batch, self.config.vocab_size)?;
+        batch::check(batch, self.config.vocab_size)?;
         let forward = self.without_gradients(batch);
         let predict = || -> candle_core::Result<Predictions> {
             let hidden = forward.encode()?;
@@ -269,54 +268,6 @@ fn check_state(layout: &Layout, state: &State) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Refuses a batch that indexes beyond the model or its own columns. Devices do not all look, and batches
-/// may come out of a file.
-///
-/// # Errors
-/// [`crate::ErrorKind::Data`], naming the row and the value.
-pub fn check_batch(batch: &HostBatch, vocab_size: usize) -> Result<()> {
-    let refuse = |what: String| Err(Error::data(format!("model: batch refused: {what}")));
-    let tokens = batch.rows * batch.seq_len;
-    if tokens == 0 {
-        return refuse(format!("{} rows of {} tokens", batch.rows, batch.seq_len));
-    }
-    for (what, entries, expected) in [
-        ("ids", batch.ids.len(), tokens),
-        ("segments", batch.segments.len(), tokens),
-        ("lengths", batch.lengths.len(), batch.rows),
-        ("pairs", batch.pairs.len(), batch.rows),
-        ("labels", batch.labels.len(), batch.masked.len()),
-    ] {
-        if entries != expected {
-            return refuse(format!("{entries} {what} where {expected} belong"));
-        }
-    }
-    if let Some(i) = batch.ids.iter().position(|&id| id as usize >= vocab_size) {
-        let (row, id) = (i / batch.seq_len, batch.ids[i]);
-        return refuse(format!("row {row}: token {id} is not among the vocabulary's {vocab_size}"));
-    }
-    if let Some(i) = batch.segments.iter().position(|&segment| segment > 2) {
-        return refuse(format!("row {}: segment {} is none of 0..3", i / batch.seq_len, batch.segments[i]));
-    }
-    if let Some(row) = batch.lengths.iter().position(|&n| n == 0 || n as usize > batch.seq_len) {
-        return refuse(format!(
-            "row {row}: length {} lies outside 1..={}",
-            batch.lengths[row], batch.seq_len
-        ));
-    }
-    if let Some(i) = batch.labels.iter().position(|&id| id as usize >= vocab_size) {
-        return refuse(format!("label {} is not among the vocabulary's {vocab_size}", batch.labels[i]));
-    }
-    let padded = |&flat: &u32| {
-        let (row, column) = (flat as usize / batch.seq_len, flat as usize % batch.seq_len);
-        row >= batch.rows || column >= batch.lengths[row] as usize
-    };
-    match batch.masked.iter().find(|flat| padded(flat)) {
-        Some(flat) => refuse(format!("masked position {flat} is no token of any row")),
-        None => Ok(()),
-    }
 }
 
 /// candle's error as ours.

@@ -1,0 +1,54 @@
+//! What an engine may rely on in a batch.
+//!
+//! Takes a batch, gives it leave or says what is wrong with it. Knows nothing of any engine.
+
+use crate::collate::HostBatch;
+use crate::{Error, Result};
+
+/// Refuses a batch that indexes beyond the model or its own columns. Devices do not all look, and batches
+/// may come out of a file.
+///
+/// # Errors
+/// [`crate::ErrorKind::Data`], naming the row and the value.
+pub fn check(batch: &HostBatch, vocab_size: usize) -> Result<()> {
+    let refuse = |what: String| Err(Error::data(format!("model: batch refused: {what}")));
+    let tokens = batch.rows * batch.seq_len;
+    if tokens == 0 {
+        return refuse(format!("{} rows of {} tokens", batch.rows, batch.seq_len));
+    }
+    for (what, entries, expected) in [
+        ("ids", batch.ids.len(), tokens),
+        ("segments", batch.segments.len(), tokens),
+        ("lengths", batch.lengths.len(), batch.rows),
+        ("pairs", batch.pairs.len(), batch.rows),
+        ("labels", batch.labels.len(), batch.masked.len()),
+    ] {
+        if entries != expected {
+            return refuse(format!("{entries} {what} where {expected} belong"));
+        }
+    }
+    if let Some(i) = batch.ids.iter().position(|&id| id as usize >= vocab_size) {
+        let (row, id) = (i / batch.seq_len, batch.ids[i]);
+        return refuse(format!("row {row}: token {id} is not among the vocabulary's {vocab_size}"));
+    }
+    if let Some(i) = batch.segments.iter().position(|&segment| segment > 2) {
+        return refuse(format!("row {}: segment {} is none of 0..3", i / batch.seq_len, batch.segments[i]));
+    }
+    if let Some(row) = batch.lengths.iter().position(|&n| n == 0 || n as usize > batch.seq_len) {
+        return refuse(format!(
+            "row {row}: length {} lies outside 1..={}",
+            batch.lengths[row], batch.seq_len
+        ));
+    }
+    if let Some(i) = batch.labels.iter().position(|&id| id as usize >= vocab_size) {
+        return refuse(format!("label {} is not among the vocabulary's {vocab_size}", batch.labels[i]));
+    }
+    let padded = |&flat: &u32| {
+        let (row, column) = (flat as usize / batch.seq_len, flat as usize % batch.seq_len);
+        row >= batch.rows || column >= batch.lengths[row] as usize
+    };
+    match batch.masked.iter().find(|flat| padded(flat)) {
+        Some(flat) => refuse(format!("masked position {flat} is no token of any row")),
+        None => Ok(()),
+    }
+}
