@@ -380,3 +380,153 @@ impl Table {
         Ok(valid)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    /// A tensor to be put into a file: name, type, shape, numbers.
+    type Given<'t> = (&'t str, Dtype, Vec<usize>, Vec<i64>);
+
+    /// Two rows of three: `5 [MASK:6] 7` and `8 (9)`.
+    fn valid() -> Vec<Given<'static>> {
+        let table = |name, cells: [i64; 6]| (name, Dtype::I64, vec![2, 3], cells.to_vec());
+        vec![
+            table("bert_input", [5, 4, 7, 8, 9, 0]),
+            table("segment_label", [1, 1, 2, 1, 2, 0]),
+            table("bert_label", [0, 6, 0, 0, 9, 0]),
+            ("is_next", Dtype::I64, vec![2], vec![1, 0]),
+        ]
+    }
+
+    fn bytes(tensors: &[Given<'_>], metadata: Option<&str>) -> Vec<u8> {
+        struct Raw(Dtype, Vec<usize>, Vec<u8>);
+        impl View for Raw {
+            fn dtype(&self) -> Dtype {
+                self.0
+            }
+            fn shape(&self) -> &[usize] {
+                &self.1
+            }
+            fn data(&self) -> Cow<'_, [u8]> {
+                (&self.2).into()
+            }
+            fn data_len(&self) -> usize {
+                self.2.len()
+            }
+        }
+        let tensors = tensors.iter().map(|(name, dtype, shape, numbers)| {
+            let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            (*name, Raw(*dtype, shape.clone(), bytes))
+        });
+        let metadata = metadata.map(|info| HashMap::from([(INFO.to_owned(), info.to_owned())]));
+        safetensors::serialize(tensors, metadata).unwrap()
+    }
+
+    #[test]
+    fn a_file_made_elsewhere_is_understood() {
+        let batches = from_safetensors(&bytes(&valid(), None), 2).unwrap();
+        let [batch] = batches.as_slice() else { panic!("{batches:?}") };
+        assert_eq!((batch.rows, batch.seq_len, batch.ends_epoch), (2, 3, true));
+        assert_eq!(batch.ids, [5, 4, 7, 8, 9, 0]);
+        assert_eq!(batch.segments, [1, 1, 2, 1, 2, 0]);
+        assert_eq!(batch.lengths, [3, 2]);
+        assert_eq!(
+            (batch.masked.as_slice(), batch.labels.as_slice()),
+            ([1, 4].as_slice(), [6, 9].as_slice())
+        );
+        assert_eq!(batch.corruptions, [Corruption::Mask, Corruption::Keep]);
+        assert_eq!(batch.pairs, [PairLabel::IsNext, PairLabel::NotNext]);
+    }
+
+    #[test]
+    fn a_batch_is_as_wide_as_its_own_longest_row() {
+        let batches = from_safetensors(&bytes(&valid(), None), 1).unwrap();
+        let shapes: Vec<_> = batches.iter().map(|b| (b.rows, b.seq_len, b.masked.clone())).collect();
+        assert_eq!(shapes, [(1, 3, vec![1]), (1, 2, vec![1])]);
+    }
+
+    #[test]
+    fn without_is_next_there_is_no_pair_task() {
+        let batches = from_safetensors(&bytes(&valid()[..3], None), 2).unwrap();
+        assert_eq!(batches[0].pairs, [PairLabel::None; 2]);
+    }
+
+    #[test]
+    fn what_is_not_a_batch_is_refused_with_its_place() {
+        let check = |change: fn(&mut Vec<Given<'static>>), expected: &str| {
+            let mut tensors = valid();
+            change(&mut tensors);
+            let error = from_safetensors(&bytes(&tensors, None), 2).expect_err(expected);
+            assert_eq!(error.kind(), ErrorKind::Data);
+            assert!(error.to_string().starts_with(expected), "{error}");
+        };
+        check(|t| t[0].3[1] = -4, "bert_input, row 0, column 1: -4 is no token id");
+        check(|t| t[0].3[1] = 1 << 32, "bert_input, row 0, column 1: 4294967296 is no token id");
+        check(|t| t[0].3[3] = 0, "bert_input, row 1, column 0: 0 begins a row that is padding only");
+        check(|t| t[0].3[1] = 0, "segment_label, row 0, column 1: 1 stands behind the row's end");
+        check(|t| t[1].3[0] = 0, "segment_label, row 0, column 0: 0 is neither 1 nor 2");
+        check(|t| t[1].3[2] = 3, "segment_label, row 0, column 2: 3 is neither 1 nor 2");
+        check(|t| t[1].3[5] = 1, "segment_label, row 1, column 2: 1 stands behind the row's end");
+        check(|t| t[2].3[5] = 7, "bert_label, row 1, column 2: 7 stands behind the row's end");
+        check(|t| t[2].3[1] = -1, "bert_label, row 0, column 1: -1 is no token id");
+        check(|t| t[3].3[1] = 2, "is_next, row 1, column 0: 2 is neither 0 nor 1");
+        check(|t| t[3].2 = vec![1, 2], "is_next is I64 of shape [1, 2] instead of I64 of shape [2]");
+        check(|t| t[1].1 = Dtype::F64, "segment_label is F64 of shape [2, 3] instead of I64");
+        check(|t| t[0].2 = vec![6], "bert_input has shape [6] instead of (rows, width)");
+        check(|t| t[1].2 = vec![3, 2], "segment_label is I64 of shape [3, 2] instead of I64 of shape [2, 3]");
+        check(|t| t[3].0 = "next", "unexpected tensor next");
+        check(|t| drop(t.remove(2)), "a tensor is missing");
+        check(
+            |t| {
+                t.truncate(3);
+                t.iter_mut().for_each(|(_, _, shape, cells)| (*shape, *cells) = (vec![0, 3], vec![]));
+            },
+            "bert_input has shape [0, 3]",
+        );
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_wherever_it_ends() {
+        let whole = bytes(&valid(), None);
+        for len in 0..whole.len() {
+            let error = from_safetensors(&whole[..len], 2).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Data, "cut to {len} of {} bytes", whole.len());
+        }
+        assert_eq!(from_safetensors(b"\x80\x04pickle", 2).unwrap_err().kind(), ErrorKind::Data);
+    }
+
+    #[test]
+    fn metadata_of_another_kind_is_refused() {
+        let check = |info: &str, expected: ErrorKind| {
+            assert_eq!(from_safetensors(&bytes(&valid(), Some(info)), 2).unwrap_err().kind(), expected);
+        };
+        check("{", ErrorKind::Data);
+        check(r#"{"version":2,"seed":1,"tokenizer":"0","mask_id":4}"#, ErrorKind::Mismatch);
+    }
+
+    #[test]
+    fn what_the_format_cannot_say_is_not_written() {
+        let info = FileInfo::new(42, 7, 4);
+        let check = |change: fn(&mut HostBatch), expected: &str| {
+            let mut batch = from_safetensors(&bytes(&valid(), None), 2).unwrap().remove(0);
+            change(&mut batch);
+            let error = to_safetensors(&[batch], &info).expect_err(expected);
+            assert!(error.kind() == ErrorKind::Data && error.to_string().starts_with(expected), "{error}");
+        };
+        check(|b| b.ids[0] = 0, "a token of the text has the id 0");
+        check(|b| b.labels[0] = 0, "a token of the text has the id 0");
+        check(|b| b.pairs[0] = PairLabel::None, "1 of 2 rows have no pair label");
+        assert_eq!(to_safetensors(&[], &info).unwrap_err().kind(), ErrorKind::Data);
+    }
+
+    #[test]
+    fn the_same_batches_give_the_same_bytes() {
+        let batches = from_safetensors(&bytes(&valid(), None), 1).unwrap();
+        let info = FileInfo::new(42, 7, 4);
+        let written = to_safetensors(&batches, &info).unwrap();
+        assert_eq!(written, to_safetensors(&batches, &info).unwrap());
+        assert_eq!(from_safetensors(&written, 1).unwrap(), batches);
+    }
+}

@@ -81,3 +81,31 @@ impl Tally {
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Origin;
+
+    #[test]
+    fn a_sample_is_counted_by_its_true_words() {
+        let specials = Specials { pad: 0, unknown: 1, separator: 2, classify: 3, mask: 4 };
+        let sample = Sample {
+            // [CLS] [MASK:<unk>] [9<-8] <unk> [SEP] (7) [SEP]
+            ids: &[3, 4, 9, 1, 2, 7, 2],
+            segments: &[1, 1, 1, 1, 1, 2, 2],
+            masked: &[1, 2, 5],
+            labels: &[1, 8, 7],
+            corruptions: &[Corruption::Mask, Corruption::Random, Corruption::Keep],
+            pair: PairLabel::NotNext,
+            origin: Origin::default(),
+        };
+        let mut tally = Tally::default();
+        assert_eq!((tally.unknown_rate(), tally.next_rate()), (0.0, None));
+        tally.add(&sample, &specials);
+        tally.add(&Sample { pair: PairLabel::IsNext, ..sample }, &specials);
+        assert_eq!((tally.samples, tally.tokens, tally.words, tally.unknown), (2, 14, 8, 4));
+        assert_eq!((tally.predicted(), tally.predicted_rate()), (6, 0.75));
+        assert_eq!((tally.split(), tally.next_rate()), ([1.0 / 3.0; 3], Some(0.5)));
+    }
+}
