@@ -214,9 +214,9 @@ impl FusedEngine {
             let log_probabilities = self.pair_log_probabilities(&x);
             count_pair(log_probabilities, label, &mut outcome);
             let dx = &mut self.chunks[place.chunk].dx[cells];
-            for class in 0..2 {
+            for (class, log_probability) in log_probabilities.into_iter().enumerate() {
                 let target = if class == label as usize { 1.0 } else { 0.0 };
-                let d = nsp_weight * (log_probabilities[class].exp() - target);
+                let d = nsp_weight * (log_probability.exp() - target);
                 let row = self.outer.nsp_weight.start + class * h;
                 for j in 0..h {
                     dx[j] += d * self.state.weights[row + j];
@@ -327,21 +327,23 @@ fn row_places(chunks: &[Chunk]) -> Vec<Place> {
     spans.map(|(chunk, token)| Place { chunk, token }).collect()
 }
 
+/// Gradient of a layer's output and the layer's input, of one chunk in one block.
+type Operands = fn(&Chunk, usize) -> (&[f32], &[f32]);
+
 /// One task of a block's weight gradients: some rows of one weight.
 struct WeightTask<'g> {
     rows: &'g mut [f32],
     from_row: usize,
     outputs: usize,
     inputs: usize,
-    /// Gradient of the layer's output, and its input.
-    operands: fn(&Chunk, usize) -> (&[f32], &[f32]),
+    operands: Operands,
 }
 
 /// Gradients of a block's four weights, summed over the chunks in order. Tasks of equal size, cut by the
 /// model's shape alone.
 fn add_block_gradients(flat: &mut [f32], block: &BlockRanges, layer: usize, chunks: &[Chunk], h: usize) {
     let quarter = h.div_ceil(4);
-    let weights: [(_, usize, usize, usize, fn(&Chunk, usize) -> (&[f32], &[f32])); 4] = [
+    let weights: [(_, usize, usize, usize, Operands); 4] = [
         (&block.qkv_weight, 3 * h, h, h, |c, _| (&c.gradients.dqkv, &c.gradients.norm1)),
         (&block.out_weight, h, h, h, |c, layer| (&c.gradients.dout, c.context(layer))),
         (&block.w1_weight, 4 * h, h, h, |c, _| (&c.gradients.dinner, &c.gradients.norm2)),
