@@ -1,12 +1,260 @@
-//! `bertstream eval`.
+//! `bertstream eval`: how good the model of a run is, beside what guessing reaches.
 
-use crate::Result;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::flags::{ReadingFlags, corpus_at};
+use super::train::{ComputeFlags, default_workers, percent};
+use crate::collate::{CollateConfig, HostBatch, PadTo, file};
+use crate::corpus::{self, CorpusConfig};
+use crate::model::{Engine, Layout, Predictions};
+use crate::pipeline::Plan;
+use crate::sample::{Corruption, SampleConfig};
+use crate::train::config::hex;
+use crate::train::evaluate::{OneEpoch, evaluation_samples};
+use crate::train::run_dir::{self, CONFIG, VOCAB, Which};
+use crate::train::{BatchSource, Figures, RunConfig, Unigram, engine, evaluate};
+use crate::vocab::{self, Tokenizer};
+use crate::{Error, Result};
 
 /// Flags of `eval`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Directory of the run.
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// Text to evaluate on [default: the run's test corpus].
+    #[arg(short = 'c', long, value_name = "FILE", conflicts_with = "batches")]
+    corpus: Option<PathBuf>,
+    /// Batches written by `bertstream collate --format safetensors`, in place of a text.
+    #[arg(long, value_name = "FILE")]
+    batches: Option<PathBuf>,
+    /// best, latest or a step.
+    #[arg(long, value_name = "WHICH", default_value = "latest")]
+    checkpoint: Which,
+    /// The vocabulary, which must be the run's [default: the run's].
+    #[arg(short = 'v', long, value_name = "FILE")]
+    vocab: Option<PathBuf>,
+    #[command(flatten)]
+    reading: ReadingFlags,
+    /// Longest sample in tokens [default: the run's].
+    #[arg(short = 's', long, value_name = "N", alias = "seq_len")]
+    seq_len: Option<usize>,
+    /// Samples of a batch; changes speed and memory, not the result [default: the run's].
+    #[arg(short = 'b', long, value_name = "N", alias = "batch_size")]
+    batch_size: Option<usize>,
+    /// Threads that build samples [default: a quarter of the cores].
+    #[arg(short = 'w', long, value_name = "N", alias = "num_workers")]
+    workers: Option<usize>,
+    #[command(flatten)]
+    compute: ComputeFlags,
+    /// Also tell apart what was masked, replaced and kept; takes a second forward pass.
+    #[arg(long)]
+    by_corruption: bool,
+    /// Print one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A run opened for reading.
+pub struct Finished {
+    pub config: RunConfig,
+    pub tokenizer: Box<dyn Tokenizer>,
+}
+
+impl Finished {
+    /// Reads configuration and vocabulary.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Mismatch`] where the vocabulary is not the one that the run was made with.
+    pub fn open(run: &Path, vocab: Option<&Path>) -> Result<Self> {
+        let config = RunConfig::read(&run.join(CONFIG))?;
+        let path = vocab.map_or_else(|| run.join(VOCAB), Path::to_owned);
+        let tokenizer = vocab::load(&path)?;
+        let found = hex(tokenizer.fingerprint());
+        if found != config.data.vocab_fingerprint {
+            return Err(Error::mismatch(format!(
+                "vocabulary {}: fingerprint {found}, the run was made with {}: use the run's own",
+                path.display(),
+                config.data.vocab_fingerprint
+            )));
+        }
+        Ok(Self { config, tokenizer })
+    }
+
+    /// An engine with the weights of a checkpoint, and that checkpoint's step.
+    pub fn engine(&self, run: &Path, which: Which, compute: &ComputeFlags) -> Result<(Box<dyn Engine>, u64)> {
+        let (kind, device, threads) = compute.over(None)?;
+        let layout = Layout::reference(&self.config.model);
+        let checkpoint = run_dir::load(run, &self.config, &layout, which)?;
+        let step = checkpoint.manifest.progress.step;
+        let weights = checkpoint.state.weights;
+        let engine =
+            engine::build(kind, device, &self.config.model, self.config.optimizer, weights, threads)?;
+        Ok((engine, step))
+    }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Line<'l> {
+    run: &'l Path,
+    step: u64,
+    /// The text or the file of batches.
+    on: &'l Path,
+    #[serde(flatten)]
+    figures: &'l Figures,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_corruption: Option<ByCorruption>,
+}
 
 /// Runs the subcommand.
-pub fn run(_args: Args) -> Result<()> {
-    Err(crate::Error::internal("eval is not written yet"))
+pub fn run(args: Args) -> Result<()> {
+    let finished = Finished::open(&args.run, args.vocab.as_deref())?;
+    let config = &finished.config;
+    let seq_len = args.seq_len.unwrap_or(config.sample.seq_len);
+    let collate = CollateConfig {
+        batch_size: args.batch_size.unwrap_or(config.collate.batch_size),
+        seq_len,
+        pad_to: PadTo::Longest,
+        pad_id: config.collate.pad_id,
+    };
+    if let Some(path) = &args.batches {
+        let batches = file::read_batches(path, collate.batch_size)?;
+        file::check_ids(&batches, config.model.vocab_size)
+            .map_err(|e| e.context(format!("batches {}", path.display())))?;
+        return measure(&args, &finished, path, &batches);
+    }
+    let corpus_config = corpus_of(&args, config)?;
+    let corpus = corpus::open(&corpus_config)?;
+    let sample = SampleConfig { seq_len, ..evaluation_samples(&config.sample) };
+    let plan = Plan {
+        corpus: &*corpus,
+        tokenizer: &*finished.tokenizer,
+        sample: &sample,
+        workers: args.workers.unwrap_or_else(default_workers),
+    };
+    measure(&args, &finished, &corpus_config.path, &OneEpoch { plan, collate: &collate })
+}
+
+fn corpus_of(args: &Args, config: &RunConfig) -> Result<CorpusConfig> {
+    let base = match (&args.corpus, &config.data.test) {
+        (Some(path), _) => CorpusConfig { encoding: config.data.corpus.encoding.clone(), ..corpus_at(path) },
+        (None, Some(test)) => test.clone(),
+        (None, None) => {
+            return Err(Error::usage(
+                "--corpus or --batches is missing, and the run has no test corpus to fall back on",
+            ));
+        }
+    };
+    Ok(args.reading.over(base))
+}
+
+fn measure(args: &Args, finished: &Finished, on: &Path, source: &dyn BatchSource) -> Result<()> {
+    let (mut engine, step) = finished.engine(&args.run, args.checkpoint, &args.compute)?;
+    let unigram = Unigram::new(&*finished.tokenizer, finished.config.sample.predict_unknown);
+    let evaluation = evaluate(&mut *engine, source, unigram.as_ref(), &|| false)?.expect("nothing stops it");
+    let figures = evaluation.figures();
+    if figures.masked + figures.pairs == 0 {
+        return Err(Error::data(format!("{}: nothing to predict in it", on.display())));
+    }
+    let by_corruption = match args.by_corruption {
+        true => Some(by_corruption(&mut *engine, source)?),
+        false => None,
+    };
+    if args.json {
+        let line = Line { run: &args.run, step, on, figures: &figures, by_corruption };
+        let text = serde_json::to_string(&line)
+            .map_err(|e| Error::internal("eval: the line cannot be written").caused_by(e))?;
+        println!("{text}");
+    } else {
+        println!("{}, step {step}, on {}", args.run.display(), on.display());
+        print(&figures);
+        if let Some(parts) = by_corruption {
+            print_parts(&parts);
+        }
+    }
+    Ok(())
+}
+
+/// The figures as a table, each beside what guessing reaches.
+pub fn print(figures: &Figures) {
+    let guess = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or("-".to_owned(), show);
+    let nats = |x: f64| format!("{x:.4}");
+    println!("{:<24}{:>12}{:>14}", "", "model", "guessing");
+    let row = |name: &str, value: String, guess: String| println!("{name:<24}{value:>12}{guess:>14}");
+    if figures.masked > 0 {
+        row("masked tokens: loss", nats(figures.mlm_loss), guess(figures.unigram_loss, &nats));
+        let perplexity = guess(figures.unigram_loss, &|x| format!("{:.1}", x.exp()));
+        row("  perplexity", format!("{:.1}", figures.perplexity), perplexity);
+        row("  accuracy", percent(figures.mlm_accuracy), guess(figures.majority_accuracy, &percent));
+    }
+    if figures.pairs > 0 {
+        row("pairs: loss", nats(figures.nsp_loss), guess(figures.nsp_chance_loss, &nats));
+        row("  accuracy", percent(figures.nsp_accuracy), guess(figures.nsp_majority_accuracy, &percent));
+    }
+    println!("over {} masked tokens and {} pairs", figures.masked, figures.pairs);
+}
+
+/// What is predicted at positions of one kind.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Part {
+    masked: u64,
+    mlm_loss: f64,
+    mlm_accuracy: f64,
+}
+
+/// Positions told apart by what stands there.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct ByCorruption {
+    mask: Part,
+    random: Part,
+    keep: Part,
+}
+
+fn by_corruption(engine: &mut dyn Engine, source: &dyn BatchSource) -> Result<ByCorruption> {
+    let mut parts = ByCorruption::default();
+    source.pass(&mut |batches| {
+        for batch in batches {
+            let batch = batch?;
+            let predictions = engine.predict(&batch)?;
+            tally(&batch, &predictions, &mut parts);
+        }
+        Ok(())
+    })?;
+    for part in [&mut parts.mask, &mut parts.random, &mut parts.keep] {
+        let count = part.masked.max(1) as f64;
+        part.mlm_loss /= count;
+        part.mlm_accuracy /= count;
+    }
+    Ok(parts)
+}
+
+/// Adds up losses and hits of a batch.
+fn tally(batch: &HostBatch, predictions: &Predictions, parts: &mut ByCorruption) {
+    let width = predictions.mlm.len() / batch.labels.len().max(1);
+    let rows = predictions.mlm.chunks_exact(width.max(1));
+    for ((row, &label), corruption) in rows.zip(&batch.labels).zip(&batch.corruptions) {
+        let part = match corruption {
+            Corruption::Mask => &mut parts.mask,
+            Corruption::Random => &mut parts.random,
+            Corruption::Keep => &mut parts.keep,
+        };
+        let truth = row[label as usize];
+        part.masked += 1;
+        part.mlm_loss -= f64::from(truth);
+        part.mlm_accuracy += f64::from(u8::from(row.iter().all(|&other| other <= truth)));
+    }
+}
+
+fn print_parts(parts: &ByCorruption) {
+    for (name, part) in [("masked", parts.mask), ("replaced", parts.random), ("kept", parts.keep)] {
+        println!(
+            "{name:<10}{:>8} tokens  loss {:.4}  accuracy {}",
+            part.masked,
+            part.mlm_loss,
+            percent(part.mlm_accuracy)
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! Flags that several subcommands share, and how a preset fills the ones left out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -34,6 +34,21 @@ pub struct CorpusFlags {
     /// Text: two sentences a line, a tab between.
     #[arg(short = 'c', long, value_name = "FILE", aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
     pub corpus: PathBuf,
+    #[command(flatten)]
+    pub reading: ReadingFlags,
+}
+
+impl CorpusFlags {
+    /// The configuration that these flags name.
+    pub fn resolve(&self) -> CorpusConfig {
+        self.reading.over(corpus_at(&self.corpus))
+    }
+}
+
+/// How a corpus is read, where the corpus itself may be known otherwise.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Corpus")]
+pub struct ReadingFlags {
     /// Use only the first N lines.
     #[arg(long, value_name = "N", alias = "corpus_lines")]
     pub corpus_lines: Option<u64>,
@@ -42,31 +57,45 @@ pub struct CorpusFlags {
     pub io: Option<Io>,
     /// The reference's spelling of `--io memory` (true) or `--io mmap` (false).
     #[arg(long, alias = "on_memory", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
-          action = clap::ArgAction::Set, conflicts_with = "io", hide = true)]
+          value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set,
+          conflicts_with = "io", hide = true)]
     pub on_memory: Option<bool>,
-    /// Encoding of the corpus, by its WHATWG label (utf-8, latin1, euc-kr, shift_jis, utf-16le, ...).
-    #[arg(long, value_name = "LABEL", default_value = "utf-8")]
-    pub encoding: String,
+    /// Encoding of the corpus, by its WHATWG label (utf-8, latin1, euc-kr, shift_jis, utf-16le, ...)
+    /// [default: utf-8].
+    #[arg(long, value_name = "LABEL")]
+    pub encoding: Option<String>,
     /// Directory for the line index; default: beside the corpus, or the user's cache directory where that
     /// cannot be written.
     #[arg(long, value_name = "DIR")]
     pub index_dir: Option<PathBuf>,
 }
 
-impl CorpusFlags {
-    /// The configuration that these flags name.
-    pub fn resolve(&self) -> CorpusConfig {
+impl ReadingFlags {
+    /// These flags over what a configuration says.
+    pub fn over(&self, base: CorpusConfig) -> CorpusConfig {
         CorpusConfig {
-            path: self.corpus.clone(),
+            path: base.path,
             io: match (self.io, self.on_memory) {
                 (Some(io), _) => io,
                 (None, Some(true)) => Io::Memory,
-                (None, _) => Io::default(),
+                (None, Some(false)) => Io::Mmap,
+                (None, None) => base.io,
             },
-            lines: self.corpus_lines,
-            encoding: self.encoding.clone(),
-            index_dir: self.index_dir.clone().or_else(|| super::corpus::index_dir(&self.corpus)),
+            lines: self.corpus_lines.or(base.lines),
+            encoding: self.encoding.clone().unwrap_or(base.encoding),
+            index_dir: self.index_dir.clone().or(base.index_dir),
         }
+    }
+}
+
+/// The corpus in this file, read by the defaults.
+pub fn corpus_at(path: &Path) -> CorpusConfig {
+    CorpusConfig {
+        path: path.to_owned(),
+        io: Io::default(),
+        lines: None,
+        encoding: "utf-8".to_owned(),
+        index_dir: super::corpus::index_dir(path),
     }
 }
 
@@ -116,10 +145,14 @@ pub struct SampleFlags {
 impl SampleFlags {
     /// The configuration: these flags over the preset's.
     pub fn resolve(&self, preset: Preset) -> SampleConfig {
-        let base = match preset {
+        self.over(match preset {
             Preset::Default => SampleConfig::default(),
             Preset::Reference => SampleConfig::reference(),
-        };
+        })
+    }
+
+    /// These flags over what a configuration says.
+    pub fn over(&self, base: SampleConfig) -> SampleConfig {
         SampleConfig {
             seed: self.seed.unwrap_or(base.seed),
             seq_len: self.seq_len.unwrap_or(base.seq_len),

@@ -1,12 +1,253 @@
-//! `bertstream inspect`.
+//! `bertstream inspect`: what the model saw at any step of a run, rebuilt without training.
 
-use crate::Result;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::eval::Finished;
+use super::flags::ReadingFlags;
+use super::train::default_workers;
+use crate::collate::BatchDigest;
+use crate::collate::HostBatch;
+use crate::corpus;
+use crate::pipeline::Plan;
+use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, show};
+use crate::train::checkpoint::{self, Manifest, STATE};
+use crate::train::config::hex;
+use crate::train::run_dir::{self, METRICS};
+use crate::train::{EpochShape, RunConfig, metrics};
+use crate::vocab::Tokenizer;
+use crate::{Error, Result};
 
 /// Flags of `inspect`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Directory of the run.
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// Step, from 1.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    step: u64,
+    /// Show only the first N samples of the step.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// The run's corpus, where it was moved.
+    #[arg(short = 'c', long, value_name = "FILE")]
+    corpus: Option<PathBuf>,
+    #[command(flatten)]
+    reading: ReadingFlags,
+    /// Rebuild every batch from the first on, and compare their digest with what the run recorded.
+    #[arg(long)]
+    verify: bool,
+    /// Print one line of JSON a sample.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One sample as `--json` prints it.
+#[derive(Serialize)]
+struct Line<'l> {
+    step: u64,
+    /// Batch within the step, and row within the batch.
+    batch: usize,
+    row: usize,
+    tokens: Vec<&'l str>,
+    segments: &'l [u8],
+    predicted: Vec<Predicted<'l>>,
+    pair: PairLabel,
+    file: &'l Path,
+    origin: Origin,
+}
+
+#[derive(Serialize)]
+struct Predicted<'l> {
+    position: usize,
+    token: &'l str,
+    corruption: Corruption,
+}
 
 /// Runs the subcommand.
-pub fn run(_args: Args) -> Result<()> {
-    Err(crate::Error::internal("inspect is not written yet"))
+pub fn run(args: Args) -> Result<()> {
+    let Finished { config, tokenizer } = Finished::open(&args.run, None)?;
+    let mut corpus_config = config.data.corpus.clone();
+    if let Some(path) = &args.corpus {
+        corpus_config.path = path.clone();
+    }
+    let corpus_config = args.reading.over(corpus_config);
+    let corpus = corpus::open(&corpus_config)?;
+    let found = hex(corpus.fingerprint());
+    if found != config.data.corpus_fingerprint {
+        return Err(Error::mismatch(format!(
+            "corpus {}: fingerprint {found}, the run was made with {}: its text changed since",
+            corpus_config.path.display(),
+            config.data.corpus_fingerprint
+        )));
+    }
+    if args.step > config.length.total {
+        return Err(Error::usage(format!("--step {}: the run has {}", args.step, config.length.total)));
+    }
+    let plan =
+        Plan { corpus: &*corpus, tokenizer: &*tokenizer, sample: &config.sample, workers: default_workers() };
+    let from = match args.verify {
+        true => (1, Cursor::default()),
+        false => nearest(&args.run, &config, args.step)?,
+    };
+    let (batches, digest) = rebuild(plan, &config, from, args.step)?;
+    let shown = batches.iter().map(|b| b.rows).sum::<usize>().min(args.limit.unwrap_or(usize::MAX));
+    let rows = batches.iter().enumerate().flat_map(|(b, batch)| (0..batch.rows).map(move |r| (b, batch, r)));
+    for (number, batch, row) in rows.take(shown) {
+        if args.json {
+            let line = line(args.step, number, batch, row, &*tokenizer, &corpus_config.path);
+            let text = serde_json::to_string(&line)
+                .map_err(|e| Error::internal("inspect: a sample cannot be written").caused_by(e))?;
+            println!("{text}");
+        } else {
+            print(number, batch, row, &*tokenizer, &corpus_config.path);
+        }
+    }
+    summary(args.step, &batches);
+    if args.verify { verify(&args.run, args.step, &digest) } else { Ok(()) }
+}
+
+/// The step at or before `step` whose data can be found at once, and where they begin. Where every document
+/// gives one sample that is the step itself; where lines are skipped, the one after the nearest checkpoint.
+fn nearest(run: &Path, config: &RunConfig, step: u64) -> Result<(u64, Cursor)> {
+    if !config.sample.skip_bad_lines {
+        let shape = EpochShape {
+            documents: config.data.documents,
+            batch_size: config.collate.batch_size as u64,
+            accumulate: config.accumulate as u64,
+        };
+        return Ok((step, shape.cursor(step)));
+    }
+    for (saved, path) in checkpoint::list(&run_dir::checkpoints(run))? {
+        if saved < step
+            && let Ok(manifest) = Manifest::read(&path.join(STATE))
+        {
+            return Ok((saved + 1, manifest.progress.cursor));
+        }
+    }
+    Ok((1, Cursor::default()))
+}
+
+/// The batches of `step`, and the digest of all from the step that `from` names to it.
+fn rebuild(
+    plan: Plan<'_>,
+    config: &RunConfig,
+    from: (u64, Cursor),
+    step: u64,
+) -> Result<(Vec<HostBatch>, BatchDigest)> {
+    plan.batches(&config.collate, from.1, u64::MAX, |batches| {
+        let mut digest = BatchDigest::default();
+        let mut micro: Vec<HostBatch> = Vec::new();
+        for _ in from.0..=step {
+            micro.clear();
+            while micro.len() < config.accumulate && !micro.last().is_some_and(|b| b.ends_epoch) {
+                let batch = batches.next().ok_or_else(|| {
+                    Error::internal(format!("inspect: the batches end before step {step}"))
+                })??;
+                digest.update(&batch);
+                micro.push(batch);
+            }
+        }
+        Ok((micro, digest))
+    })
+}
+
+/// The masked positions of a row: (position in the row, true id, what stands there).
+fn predicted(batch: &HostBatch, row: usize) -> impl Iterator<Item = (usize, u32, Corruption)> + '_ {
+    let cells = row * batch.seq_len..(row + 1) * batch.seq_len;
+    let masked = batch.masked.iter().map(|&at| at as usize);
+    masked
+        .zip(&batch.labels)
+        .zip(&batch.corruptions)
+        .filter(move |((at, _), _)| cells.contains(at))
+        .map(move |((at, &label), &corruption)| (at - row * batch.seq_len, label, corruption))
+}
+
+/// Real tokens of a row, as places in the batch's columns.
+fn cells(batch: &HostBatch, row: usize) -> std::ops::Range<usize> {
+    let start = row * batch.seq_len;
+    start..start + batch.lengths[row] as usize
+}
+
+fn line<'l>(
+    step: u64,
+    number: usize,
+    batch: &'l HostBatch,
+    row: usize,
+    tokenizer: &'l dyn Tokenizer,
+    file: &'l Path,
+) -> Line<'l> {
+    let token = |id: u32| tokenizer.token(id).unwrap_or("?");
+    Line {
+        step,
+        batch: number,
+        row,
+        tokens: batch.ids[cells(batch, row)].iter().map(|&id| token(id)).collect(),
+        segments: &batch.segments[cells(batch, row)],
+        predicted: predicted(batch, row)
+            .map(|(position, label, corruption)| Predicted { position, token: token(label), corruption })
+            .collect(),
+        pair: batch.pairs[row],
+        file,
+        origin: batch.origins[row],
+    }
+}
+
+fn print(number: usize, batch: &HostBatch, row: usize, tokenizer: &dyn Tokenizer, file: &Path) {
+    let Origin { cursor, line_a, line_b, .. } = batch.origins[row];
+    let pair = match batch.pairs[row] {
+        PairLabel::IsNext => "is next",
+        PairLabel::NotNext => "not next",
+        PairLabel::None => "no pair",
+    };
+    let file = file.display();
+    println!(
+        "batch {number} row {row}: {pair}, {file}:{line_a} and {file}:{line_b}, epoch {} position {}",
+        cursor.epoch, cursor.position
+    );
+    let paint = if std::io::stdout().is_terminal() { Paint::Ansi } else { Paint::Plain };
+    let (ids, segments) = (&batch.ids[cells(batch, row)], &batch.segments[cells(batch, row)]);
+    println!("  {}", show(ids, segments, predicted(batch, row), tokenizer, paint));
+}
+
+fn summary(step: u64, batches: &[HostBatch]) {
+    let sum = |count: &dyn Fn(&HostBatch) -> usize| batches.iter().map(count).sum::<usize>();
+    let tokens = sum(&HostBatch::tokens);
+    let of = |kind| sum(&|b| b.corruptions.iter().filter(|&&c| c == kind).count());
+    let next = sum(&|b| b.pairs.iter().filter(|&&p| p == PairLabel::IsNext).count());
+    eprintln!(
+        "step {step}: {} samples, {next} of them next; {tokens} tokens, {} predicted ({} masked, {} replaced, \
+         {} kept)",
+        sum(&|b| b.rows),
+        sum(&|b| b.masked.len()),
+        of(Corruption::Mask),
+        of(Corruption::Random),
+        of(Corruption::Keep)
+    );
+}
+
+/// Compares with what the run wrote down at this step.
+fn verify(run: &Path, step: u64, digest: &BatchDigest) -> Result<()> {
+    let path = run_dir::checkpoints(run).join(checkpoint::directory_name(step)).join(STATE);
+    let recorded = match path.exists() {
+        true => Some(Manifest::read(&path)?.progress.digest.to_string()),
+        false => metrics::recorded_digest(&run.join(METRICS), step)?,
+    };
+    match recorded {
+        Some(recorded) if recorded == digest.to_string() => {
+            eprintln!("verified: the run saw the same batches up to step {step} (digest {digest})");
+            Ok(())
+        }
+        Some(recorded) => Err(Error::mismatch(format!(
+            "step {step}: the batches rebuilt have digest {digest}, the run recorded {recorded}: it saw other \
+             data"
+        ))),
+        None => Err(Error::usage(format!(
+            "--verify: the run recorded no digest at step {step}; choose a step of metrics.jsonl or of a \
+             checkpoint"
+        ))),
+    }
 }

@@ -1,12 +1,215 @@
-//! `bertstream quickstart`.
+//! `bertstream quickstart`: a small model on a made-up language, from text to filled masks.
 
-use crate::Result;
+use std::path::{Path, PathBuf};
+
+use super::eval;
+use super::flags::{Preset, corpus_at};
+use super::train::{Opened, begin, check, defaults, execute, introduce, survey};
+use crate::collate::{CollateConfig, HostBatch};
+use crate::corpus::Corpus;
+use crate::model::{Engine, ModelConfig};
+use crate::sample::{PairLabel, SEGMENT_A, SEGMENT_B, SampleConfig};
+use crate::train::schedule::default_warmup;
+use crate::train::{Ending, EpochShape, Length, RunConfig, Runtime, Schedule, Stop};
+use crate::vocab::{Tokenizer, WordVocab};
+use crate::{Error, ErrorKind, Result, durable};
+
+/// The language: made by `scripts/make_toy_language.py`.
+const TRAIN: &[u8] = include_bytes!("../../fixtures/toy.pairs.tsv");
+const HELD_OUT: &[u8] = include_bytes!("../../fixtures/toy.held-out.pairs.tsv");
 
 /// Flags of `quickstart`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Directory for corpus, vocabulary and run; where it is taken, the same name with a number.
+    #[arg(short = 'o', long, value_name = "DIR", default_value = "runs/quickstart")]
+    output: PathBuf,
+    /// Training steps.
+    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// Key of all randomness.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// Show no progress.
+    #[arg(short = 'q', long)]
+    quiet: bool,
+}
 
 /// Runs the subcommand.
-pub fn run(_args: Args) -> Result<()> {
-    Err(crate::Error::internal("quickstart is not written yet"))
+pub fn run(args: Args) -> Result<()> {
+    let directory = fresh(&args.output)?;
+    let (train, held_out) = (directory.join("toy.pairs.tsv"), directory.join("toy.held-out.pairs.tsv"));
+    durable::write_file(&train, TRAIN)?;
+    durable::write_file(&held_out, HELD_OUT)?;
+    let text = std::str::from_utf8(TRAIN).map_err(|e| Error::internal("toy corpus").caused_by(e))?;
+    let vocab = WordVocab::from_texts(text.lines(), None, 1);
+    let (corpus, test) = (corpus_at(&train), corpus_at(&held_out));
+    let opened = Opened::open(Box::new(vocab), &corpus, Some(&test))?;
+    let config = small(
+        &args,
+        defaults(
+            Preset::Default,
+            opened.data(corpus, Some(test), directory.join("vocab.json")),
+            &*opened.tokenizer,
+        ),
+    );
+    check(&config)?;
+    let tokens_per_sample = survey(&config, &opened)?;
+    let run = begin(&config, &opened, &directory)?;
+    if !args.quiet {
+        introduce(&config, &opened, &run, tokens_per_sample);
+    }
+    let mut done = execute(&config, &opened, &run, None, args.quiet)?;
+    let shown = directory.display();
+    if let Ending::Stopped(stop) = done.ending {
+        return Err(Error::new(
+            ErrorKind::Stopped { interrupt: stop == Stop::Interrupt },
+            format!("stopped by a signal; go on with `bertstream train --resume {shown}`"),
+        ));
+    }
+    println!("\non text that it never saw:");
+    if let Some(test) = &done.last_test {
+        eval::print(&test.figures);
+    }
+    if let Some(held_out) = &opened.test {
+        println!("\nits guesses for one hidden word, the true one in brackets:");
+        fill(&mut *done.engine, &**held_out, &*opened.tokenizer)?;
+    }
+    println!("\nnext, see what it learnt from, measure it again, and train on a text of your own:");
+    println!("  bertstream inspect --run {shown} --step 1 --limit 5");
+    println!("  bertstream eval --run {shown} --by-corruption");
+    println!("  bertstream vocab -c TEXT -o vocab.json");
+    println!("  bertstream train -c TEXT -v vocab.json -o runs/mine");
+    Ok(())
+}
+
+/// A directory that was not there: `wanted`, or that with the first free number. What others keep there
+/// stays theirs.
+fn fresh(wanted: &Path) -> Result<PathBuf> {
+    if let Some(parent) = wanted.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| Error::writing(parent, e))?;
+    }
+    for number in 1u32.. {
+        let path = match number {
+            1 => wanted.to_owned(),
+            n => PathBuf::from(format!("{}-{n}", wanted.display())),
+        };
+        match std::fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Error::writing(&path, e)),
+        }
+    }
+    Err(Error::new(ErrorKind::CannotCreate, format!("{}: every number is taken", wanted.display())))
+}
+
+/// A model that learns the language within about a minute on two cores.
+fn small(args: &Args, base: RunConfig) -> RunConfig {
+    let sample = SampleConfig { seed: args.seed, seq_len: 32, ..base.sample };
+    let collate = CollateConfig { batch_size: 64, seq_len: sample.seq_len, ..base.collate };
+    let shape = EpochShape {
+        documents: base.data.documents,
+        batch_size: collate.batch_size as u64,
+        accumulate: base.accumulate as u64,
+    };
+    let length = Length::new(None, Some(args.steps), shape);
+    RunConfig {
+        model: ModelConfig { hidden: 128, layers: 2, heads: 4, ..base.model },
+        schedule: Schedule {
+            hidden: 128,
+            warmup: default_warmup(base.schedule.kind, length.total),
+            ..base.schedule
+        },
+        runtime: Runtime { log_freq: (args.steps / 15).max(1), ..base.runtime },
+        sample,
+        collate,
+        length,
+        ..base
+    }
+}
+
+/// Hides the last word of a few pairs and prints what the model takes for it.
+fn fill(engine: &mut dyn Engine, corpus: &dyn Corpus, tokenizer: &dyn Tokenizer) -> Result<()> {
+    const SHOWN: u64 = 5;
+    const GUESSES: usize = 3;
+    for k in 0..SHOWN.min(corpus.len()) {
+        let document = corpus.document(k * corpus.len() / SHOWN)?;
+        let [a, b] = &document.sentences[..] else { continue };
+        let Some((batch, hidden)) = hide_last(&a.text, &b.text, tokenizer) else { continue };
+        let predictions = engine.predict(&batch)?;
+        let spell = |id: u32| tokenizer.token(id).unwrap_or("?");
+        let guesses: Vec<String> = likeliest(&predictions.mlm, GUESSES)
+            .into_iter()
+            .map(|(id, p)| format!("{} {:.0} %", spell(id), 100.0 * p))
+            .collect();
+        let shown = b.text.trim_end().rsplit_once(char::is_whitespace).map_or("", |(front, _)| front);
+        println!("  {} | {shown} ____: {}  [{}]", a.text, guesses.join(", "), spell(hidden));
+    }
+    Ok(())
+}
+
+/// Both sentences as one row whose last word is masked, and that word's id.
+fn hide_last(a: &str, b: &str, tokenizer: &dyn Tokenizer) -> Option<(HostBatch, u32)> {
+    let specials = tokenizer.specials();
+    let mut ids = vec![specials.classify];
+    tokenizer.encode(a, &mut ids);
+    ids.push(specials.separator);
+    let first = ids.len();
+    tokenizer.encode(b, &mut ids);
+    let masked = ids.len() - 1;
+    if masked < first {
+        return None;
+    }
+    let hidden = std::mem::replace(&mut ids[masked], specials.mask);
+    ids.push(specials.separator);
+    let mut segments = vec![SEGMENT_A; first];
+    segments.resize(ids.len(), SEGMENT_B);
+    let batch = HostBatch {
+        rows: 1,
+        seq_len: ids.len(),
+        lengths: vec![ids.len() as u32],
+        masked: vec![masked as u32],
+        labels: vec![hidden],
+        corruptions: vec![crate::sample::Corruption::Mask],
+        pairs: vec![PairLabel::IsNext],
+        origins: vec![crate::sample::Origin::default()],
+        ids,
+        segments,
+        ..HostBatch::default()
+    };
+    Some((batch, hidden))
+}
+
+/// The `count` most probable ids of a row of log-probabilities, with their probabilities.
+fn likeliest(log_probabilities: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let mut ranked: Vec<(u32, f32)> =
+        log_probabilities.iter().enumerate().map(|(id, p)| (id as u32, p.exp())).collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    ranked.truncate(count);
+    ranked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likeliest_come_first_and_ties_by_id() {
+        let half = 0.5f32.ln();
+        let quarter = 0.25f32.ln();
+        let ids: Vec<u32> =
+            likeliest(&[quarter, half, f32::NEG_INFINITY, quarter], 3).iter().map(|x| x.0).collect();
+        assert_eq!(ids, [1, 0, 3]);
+    }
+
+    #[test]
+    fn a_directory_that_is_there_stays_as_it_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let wanted = parent.path().join("deep/quickstart");
+        assert_eq!(fresh(&wanted).unwrap(), wanted);
+        std::fs::write(wanted.join("mine"), "kept").unwrap();
+        assert_eq!(fresh(&wanted).unwrap(), parent.path().join("deep/quickstart-2"));
+        assert_eq!(fresh(&wanted).unwrap(), parent.path().join("deep/quickstart-3"));
+        assert_eq!(std::fs::read(wanted.join("mine")).unwrap(), b"kept");
+    }
 }

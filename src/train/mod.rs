@@ -1,1 +1,40 @@
 //! Stage 4: the training loop, its checkpoints and its records.
+//!
+//! Takes batches in order and an [`Engine`](crate::model::Engine), gives a run directory: configuration,
+//! vocabulary, records and checkpoints from which training goes on as if it had never stopped. Knows
+//! nothing of flags, terminals or threads; time comes from a clock that it is given.
+//!
+//! A run directory:
+//! ```text
+//! config.json              the resolved configuration
+//! vocab.json
+//! metrics.jsonl            one record a line
+//! checkpoints/step-00000100/{model.safetensors, optimizer.safetensors, state.json}
+//! latest, best             links to checkpoints
+//! model.safetensors, optimizer.safetensors, state.json    links through `latest`
+//! lock                     held by the process that writes here
+//! ```
+
+pub mod baseline;
+pub mod checkpoint;
+pub mod config;
+pub mod engine;
+pub mod evaluate;
+pub mod memory;
+pub mod metrics;
+pub mod run_dir;
+pub mod schedule;
+pub mod steps;
+pub mod tensors;
+mod trainer;
+
+pub use baseline::{Guesses, Unigram};
+pub use checkpoint::{Best, Checkpoint, Progress};
+pub use config::{DataConfig, RunConfig, Runtime};
+pub use engine::{DeviceChoice, EngineKind};
+pub use evaluate::{BatchSource, Evaluation, evaluate};
+pub use metrics::{EvaluationRecord, Figures, MetricsFile, Observer, Record, StepRecord};
+pub use run_dir::RunDir;
+pub use schedule::{Schedule, ScheduleKind};
+pub use steps::{EpochShape, Length};
+pub use trainer::{Ending, Stop, Trainer};

@@ -1,0 +1,362 @@
+//! Checkpoints: `step-NNNNNNNN/{model.safetensors, optimizer.safetensors, state.json}`.
+//!
+//! `state.json` is written last and is the manifest: it holds where the run stands, and length and hash
+//! of the other files. A directory without a manifest that agrees with its files is not a checkpoint.
+//! Everything is written into a temporary directory that is synced and renamed, so a kill at any moment
+//! leaves a whole checkpoint or none.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::config::FORMAT;
+use super::tensors::{self, FileSum, Targets, Tensor};
+use crate::collate::BatchDigest;
+use crate::model::{Layout, State};
+use crate::sample::Cursor;
+use crate::{Error, ErrorKind, Result, durable};
+
+pub const MODEL: &str = "model.safetensors";
+pub const OPTIMIZER: &str = "optimizer.safetensors";
+pub const STATE: &str = "state.json";
+
+/// Where a run stands after a step: all that is needed to go on, besides weights and moments.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Where the stream of samples goes on.
+    pub cursor: Cursor,
+    /// Whether the last step ended an epoch.
+    pub ends_epoch: bool,
+    /// Rolling digest of all training batches.
+    pub digest: BatchDigest,
+    /// Real tokens seen, padding excluded.
+    pub tokens: u64,
+    /// Samples seen.
+    pub samples: u64,
+    /// Steps whose gradient was not finite.
+    pub skipped_updates: u64,
+    /// How many of them the last steps were, without a break.
+    pub skipped_in_a_row: u64,
+    /// Step of the last finished evaluation.
+    pub evaluated: u64,
+    /// The evaluation with the lowest loss.
+    pub best: Option<Best>,
+}
+
+/// The best evaluation so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    pub step: u64,
+    /// In nats. Single precision, whose decimal digits any JSON reader gives back exactly.
+    pub loss: f32,
+}
+
+/// `state.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// XXH3-128 of this file's text with these digits as zeros. The first field.
+    checksum: String,
+    pub format: u32,
+    #[serde(flatten)]
+    pub progress: Progress,
+    pub seed: u64,
+    /// [`RunConfig::fingerprint`](super::config::RunConfig::fingerprint).
+    pub configuration: String,
+    pub files: BTreeMap<String, FileSum>,
+}
+
+/// The text before the digits of the checksum.
+const CHECKSUM_PREFIX: &str = "{\n  \"checksum\": \"";
+const CHECKSUM_DIGITS: usize = 32;
+
+impl Manifest {
+    fn to_text(&self) -> String {
+        let unsigned = Self { checksum: "0".repeat(CHECKSUM_DIGITS), ..self.clone() };
+        let mut text =
+            serde_json::to_string_pretty(&unsigned).expect("no map with keys that are not strings") + "\n";
+        let digits = CHECKSUM_PREFIX.len()..CHECKSUM_PREFIX.len() + CHECKSUM_DIGITS;
+        let sum = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()));
+        text.replace_range(digits, &sum);
+        text
+    }
+
+    /// Reads and verifies a manifest; not the files that it names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Data`] where its text was changed or cut, [`ErrorKind::Mismatch`] where another
+    /// version wrote it.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::reading(path, e))?;
+        let damaged = || Error::data(format!("{}: damaged: its checksum does not hold", path.display()));
+        let from = CHECKSUM_PREFIX.len();
+        let digits = from..from + CHECKSUM_DIGITS;
+        let stored = bytes.get(digits.clone()).ok_or_else(damaged)?.to_vec();
+        let mut unsigned = bytes;
+        unsigned[digits].fill(b'0');
+        let sum = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&unsigned));
+        if !unsigned.starts_with(CHECKSUM_PREFIX.as_bytes()) || stored != sum.as_bytes() {
+            return Err(damaged());
+        }
+        let manifest: Self = serde_json::from_slice(&unsigned)
+            .map_err(|e| Error::data(format!("{}: malformed", path.display())).caused_by(e))?;
+        if manifest.format != FORMAT {
+            return Err(Error::mismatch(format!(
+                "{}: format {}, this program reads format {FORMAT}",
+                path.display(),
+                manifest.format
+            )));
+        }
+        Ok(manifest)
+    }
+}
+
+/// A checkpoint in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    pub manifest: Manifest,
+    pub state: State,
+}
+
+/// Name of the directory of a step.
+pub fn directory_name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+/// The step of a directory of this name; `None` for every name that [`directory_name`] does not give.
+pub fn step_of_name(name: &str) -> Option<u64> {
+    let step = name.strip_prefix("step-")?.parse().ok()?;
+    (directory_name(step) == name).then_some(step)
+}
+
+/// The sinusoidal positions `(1, 512, hidden)` as the reference computes them, in single precision. They
+/// are no parameter, but a buffer in its state dict, and `load_state_dict` asks for it.
+fn position_buffer(hidden: usize) -> Vec<f32> {
+    let factor = -(10_000f64.ln() / hidden as f64) as f32;
+    let mut buffer = Vec::with_capacity(POSITIONS * hidden);
+    for position in 0..POSITIONS {
+        for column in 0..hidden {
+            let angle = position as f32 * ((column / 2 * 2) as f32 * factor).exp();
+            buffer.push(if column % 2 == 0 { angle.sin() } else { angle.cos() });
+        }
+    }
+    buffer
+}
+
+const POSITION_BUFFER: &str = "bert.embedding.position.pe";
+const POSITIONS: usize = 512;
+
+/// Width of the model, which its segment embedding `(3, hidden)` shows.
+fn hidden_of(layout: &Layout) -> usize {
+    layout.get("bert.embedding.segment.weight").map_or(0, |p| p.shape[1])
+}
+
+/// Writes the checkpoint of `progress.step` into `checkpoints` and gives its directory.
+///
+/// A directory that is there under this name was refused when the run was resumed (else the run would
+/// stand behind it), and is replaced.
+pub fn save(
+    checkpoints: &Path,
+    layout: &Layout,
+    progress: &Progress,
+    seed: u64,
+    configuration: &str,
+    state: &State,
+) -> Result<PathBuf> {
+    let path = checkpoints.join(directory_name(progress.step));
+    remove(&path)?;
+    durable::write_dir(&path, |dir| {
+        let positions = position_buffer(hidden_of(layout));
+        let mut model = tensors_of(layout, "", &state.weights);
+        model.push(Tensor {
+            name: POSITION_BUFFER.to_owned(),
+            shape: vec![1, POSITIONS, hidden_of(layout)],
+            values: &positions,
+        });
+        let mut moments = tensors_of(layout, "first.", &state.first);
+        moments.extend(tensors_of(layout, "second.", &state.second));
+        let files = BTreeMap::from([
+            (MODEL.to_owned(), tensors::write(&dir.join(MODEL), &model)?),
+            (OPTIMIZER.to_owned(), tensors::write(&dir.join(OPTIMIZER), &moments)?),
+        ]);
+        let manifest = Manifest {
+            checksum: String::new(),
+            format: FORMAT,
+            progress: progress.clone(),
+            seed,
+            configuration: configuration.to_owned(),
+            files,
+        };
+        let path = dir.join(STATE);
+        std::fs::write(&path, manifest.to_text()).map_err(|e| Error::writing(&path, e))
+    })?;
+    Ok(path)
+}
+
+fn tensors_of<'t>(layout: &Layout, prefix: &str, column: &'t [f32]) -> Vec<Tensor<'t>> {
+    let tensor = |p: &crate::model::Parameter| Tensor {
+        name: format!("{prefix}{}", p.name),
+        shape: p.shape.clone(),
+        values: &column[p.range.clone()],
+    };
+    layout.parameters().iter().map(tensor).collect()
+}
+
+/// Reads the checkpoint in directory `path`, every length, hash, name and shape checked.
+pub fn load(path: &Path, layout: &Layout) -> Result<Checkpoint> {
+    let manifest = Manifest::read(&path.join(STATE))?;
+    let read = |name: &str| -> Result<(PathBuf, Vec<u8>)> {
+        let path = path.join(name);
+        let sum = manifest
+            .files
+            .get(name)
+            .ok_or_else(|| Error::data(format!("{}: the manifest does not name it", path.display())))?;
+        let bytes = tensors::read_summed(&path, sum)?;
+        Ok((path, bytes))
+    };
+    let mut state = State {
+        weights: vec![0.0; layout.len()],
+        first: vec![0.0; layout.len()],
+        second: vec![0.0; layout.len()],
+    };
+    let (model, bytes) = read(MODEL)?;
+    let mut positions = vec![0.0; POSITIONS * hidden_of(layout)];
+    let mut targets = targets_of(layout, "", &mut state.weights);
+    targets.insert(POSITION_BUFFER.to_owned(), (vec![1, POSITIONS, hidden_of(layout)], &mut positions));
+    tensors::fill(&model, &bytes, targets)?;
+    let (optimizer, bytes) = read(OPTIMIZER)?;
+    let mut targets = targets_of(layout, "first.", &mut state.first);
+    targets.extend(targets_of(layout, "second.", &mut state.second));
+    tensors::fill(&optimizer, &bytes, targets)?;
+    Ok(Checkpoint { manifest, state })
+}
+
+/// Splits a flat column into the places of its parameters, which lie in it without a gap.
+fn targets_of<'t>(layout: &Layout, prefix: &str, mut column: &'t mut [f32]) -> Targets<'t> {
+    let mut targets = Targets::new();
+    for p in layout.parameters() {
+        let (values, rest) = column.split_at_mut(p.range.len());
+        targets.insert(format!("{prefix}{}", p.name), (p.shape.clone(), values));
+        column = rest;
+    }
+    targets
+}
+
+/// The directories of checkpoints, newest first: real directories under a checkpoint's name, nothing
+/// that a symlink leads to. Steps order them, never times: clocks go backwards.
+pub fn list(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let entries = match std::fs::read_dir(checkpoints) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::reading(checkpoints, e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::reading(checkpoints, e))?;
+        // The file type of an entry is its own, not that of a symlink's target.
+        let is_directory = entry.file_type().map_err(|e| Error::reading(&entry.path(), e))?.is_dir();
+        if let (true, Some(step)) = (is_directory, entry.file_name().to_str().and_then(step_of_name)) {
+            found.push((step, entry.path()));
+        }
+    }
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(found)
+}
+
+/// The newest checkpoint that is whole, and why each newer one was refused.
+///
+/// # Errors
+/// [`ErrorKind::Data`] where there are checkpoints and none is whole; [`ErrorKind::Mismatch`] where one
+/// belongs to another configuration.
+pub fn load_newest(
+    checkpoints: &Path,
+    layout: &Layout,
+    configuration: &str,
+) -> Result<(Option<Checkpoint>, Vec<Error>)> {
+    let mut refused = Vec::new();
+    for (_, path) in list(checkpoints)? {
+        match load(&path, layout) {
+            Ok(found) if found.manifest.configuration != configuration => {
+                return Err(Error::mismatch(format!(
+                    "checkpoint {}: made under configuration {}, config.json is {configuration}: one of \
+                     them was replaced",
+                    path.display(),
+                    found.manifest.configuration
+                )));
+            }
+            Ok(found) => return Ok((Some(found), refused)),
+            Err(error) => refused.push(error.context(format!("checkpoint {}", path.display()))),
+        }
+    }
+    if refused.is_empty() {
+        return Ok((None, refused));
+    }
+    let reasons: Vec<String> = refused.iter().map(Error::to_string).collect();
+    Err(Error::new(
+        ErrorKind::Data,
+        format!("no checkpoint in {} is whole: {}", checkpoints.display(), reasons.join("; ")),
+    ))
+}
+
+/// Removes all checkpoints but the newest `keep` (at least one) and the one of step `best`.
+pub fn prune(checkpoints: &Path, keep: usize, best: Option<u64>) -> Result<()> {
+    for (step, path) in list(checkpoints)?.into_iter().skip(keep.max(1)) {
+        if Some(step) != best {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a checkpoint's directory, manifest first: cut short, what is left is no checkpoint. Symlinks
+/// are removed, not followed.
+fn remove(path: &Path) -> Result<()> {
+    let failed = |e| Error::writing(path, e);
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(e)),
+        Ok(metadata) if !metadata.is_dir() => {
+            return Err(Error::new(
+                ErrorKind::CannotCreate,
+                format!(
+                    "checkpoint {}: something else is there under this name; move it away",
+                    path.display()
+                ),
+            ));
+        }
+        Ok(_) => {}
+    }
+    match std::fs::remove_file(path.join(STATE)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    std::fs::remove_dir_all(path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_names_are_steps() {
+        let check = |name: &str, expected| assert_eq!(step_of_name(name), expected, "{name}");
+        check("step-00000100", Some(100));
+        check("step-123456789", Some(123_456_789));
+        for other in ["step-100", "step-+0000100", "step-00000100.tmp", ".step-00000100", "step-", "latest"] {
+            check(other, None);
+        }
+    }
+
+    /// `PositionalEmbedding(4).pe` of the reference, position 3.
+    #[test]
+    fn positions_are_the_reference_s() {
+        let buffer = position_buffer(4);
+        for (value, expected) in buffer[12..16].iter().zip([0.14112, -0.9899925, 0.0299955, 0.99955]) {
+            assert!((value - expected).abs() < 1e-6, "{value} is not {expected}");
+        }
+        // An odd width, which the reference cannot build, has no cosine at its end.
+        assert_eq!(position_buffer(3).len(), 512 * 3);
+    }
+}

@@ -1,0 +1,207 @@
+//! The resolved configuration of a run: `config.json`, complete, and what of it may change on resume.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::engine::{DeviceChoice, EngineKind};
+use super::schedule::Schedule;
+use super::steps::Length;
+use crate::collate::CollateConfig;
+use crate::corpus::CorpusConfig;
+use crate::model::{ModelConfig, Optimizer};
+use crate::sample::SampleConfig;
+use crate::{Error, ErrorKind, Result};
+
+/// Version of the run directory's layout and of its files.
+pub const FORMAT: u32 = 1;
+
+/// Everything a run was started with, nothing left to defaults.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunConfig {
+    pub format: u32,
+    pub data: DataConfig,
+    pub sample: SampleConfig,
+    pub collate: CollateConfig,
+    pub model: ModelConfig,
+    pub optimizer: Optimizer,
+    pub schedule: Schedule,
+    /// Batches of one step.
+    pub accumulate: usize,
+    /// Global gradient norm above which gradients are scaled down.
+    pub clip: Option<f64>,
+    pub engine: EngineKind,
+    pub device: DeviceChoice,
+    pub length: Length,
+    pub runtime: Runtime,
+}
+
+/// What the run reads, with fingerprints of the content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataConfig {
+    pub corpus: CorpusConfig,
+    /// 16 hexadecimal digits.
+    pub corpus_fingerprint: String,
+    pub documents: u64,
+    /// What is evaluated on after each epoch.
+    pub test: Option<CorpusConfig>,
+    pub test_fingerprint: Option<String>,
+    /// The file that `vocab.json` in the run directory was made from.
+    pub vocab: PathBuf,
+    pub vocab_fingerprint: String,
+}
+
+/// What never changes a weight, and so may be chosen anew on every resume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// Threads that build samples; 0 builds them on the training thread.
+    pub workers: usize,
+    /// Threads of the arithmetic.
+    pub threads: usize,
+    /// Steps between two records.
+    pub log_freq: u64,
+    /// Steps between two evaluations, besides those at each epoch's end.
+    pub eval_every: Option<u64>,
+    /// Steps between two checkpoints, besides those at each epoch's end.
+    pub save_every: Option<u64>,
+    /// Newest checkpoints that are kept, besides the best.
+    pub keep: usize,
+}
+
+/// A fingerprint as it is written down.
+pub fn hex(fingerprint: u64) -> String {
+    format!("{fingerprint:016x}")
+}
+
+/// A field whose value in the run differs from the one asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Dotted path in `config.json`.
+    pub field: String,
+    pub stored: String,
+    pub given: String,
+}
+
+/// Fields that may differ on resume, as dotted prefixes. The paths may: content is held by fingerprints.
+const FREE: [&str; 9] = [
+    "data.corpus.path",
+    "data.corpus.io",
+    "data.corpus.index_dir",
+    "data.test.path",
+    "data.test.io",
+    "data.test.index_dir",
+    "data.vocab",
+    "length",
+    "runtime",
+];
+
+impl RunConfig {
+    /// Reads `config.json`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Data`] where it is malformed, [`ErrorKind::Mismatch`] where another version of the
+    /// layout wrote it.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::reading(path, e))?;
+        let malformed = |e: serde_json::Error| {
+            Error::data(format!("run configuration {}: malformed", path.display())).caused_by(e)
+        };
+        let value: Value = serde_json::from_slice(&bytes).map_err(malformed)?;
+        match value.get("format").and_then(Value::as_u64) {
+            Some(n) if n == u64::from(FORMAT) => serde_json::from_value(value).map_err(malformed),
+            Some(n) => Err(Error::mismatch(format!(
+                "run configuration {}: format {n}, this program reads format {FORMAT}",
+                path.display()
+            ))),
+            None => Err(Error::data(format!(
+                "run configuration {}: no format number: this is not a run of bertstream",
+                path.display()
+            ))),
+        }
+    }
+
+    /// The text of `config.json`.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("no map with keys that are not strings") + "\n"
+    }
+
+    /// Fields that would make another run of this one: those in which `given` differs and must not.
+    pub fn differences(&self, given: &Self) -> Vec<Difference> {
+        let mut found = Vec::new();
+        compare("", &value_of(self), &value_of(given), &mut found);
+        found.retain(|d| !FREE.iter().any(|free| is_within(&d.field, free)));
+        found
+    }
+
+    /// Refuses to go on with a run under `given` where that differs, naming every field.
+    pub fn accept(&self, given: &Self) -> Result<()> {
+        let differences = self.differences(given);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let listed: Vec<String> = differences
+            .iter()
+            .map(|d| format!("{}: {} in the run, {} now", d.field, d.stored, d.given))
+            .collect();
+        Err(Error::new(
+            ErrorKind::Mismatch,
+            format!(
+                "cannot resume with another configuration ({}); leave those flags out, or start a new run \
+                 with another --output",
+                listed.join("; ")
+            ),
+        ))
+    }
+
+    /// Identifies what a checkpoint belongs to: 16 hexadecimal digits over all fields that must not
+    /// change.
+    pub fn fingerprint(&self) -> String {
+        let mut leaves = Vec::new();
+        flatten("", &value_of(self), &mut leaves);
+        leaves.retain(|(field, _)| !FREE.iter().any(|free| is_within(field, free)));
+        leaves.sort();
+        let text: String = leaves.iter().map(|(field, value)| format!("{field}={value}\n")).collect();
+        hex(xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
+    }
+}
+
+fn value_of(config: &RunConfig) -> Value {
+    serde_json::to_value(config).expect("no map with keys that are not strings")
+}
+
+fn is_within(field: &str, prefix: &str) -> bool {
+    field.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+fn join(prefix: &str, key: &str) -> String {
+    if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
+}
+
+fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(key, value)| flatten(&join(prefix, key), value, out));
+        }
+        leaf => out.push((prefix.to_owned(), leaf.to_string())),
+    }
+}
+
+fn compare(prefix: &str, stored: &Value, given: &Value, out: &mut Vec<Difference>) {
+    match (stored, given) {
+        (Value::Object(a), Value::Object(b)) => {
+            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
+            keys.sort();
+            keys.dedup();
+            for key in keys {
+                let side =
+                    |fields: &serde_json::Map<String, Value>| fields.get(key).cloned().unwrap_or(Value::Null);
+                compare(&join(prefix, key), &side(a), &side(b), out);
+            }
+        }
+        (a, b) if a != b => {
+            out.push(Difference { field: prefix.to_owned(), stored: a.to_string(), given: b.to_string() });
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,243 @@
+//! The directory of a run: who may write there, and the links to its newest and best checkpoint.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::checkpoint;
+use super::config::RunConfig;
+use crate::{Error, ErrorKind, Result, durable};
+
+pub const CONFIG: &str = "config.json";
+pub const VOCAB: &str = "vocab.json";
+pub const METRICS: &str = "metrics.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
+const LOCK: &str = "lock";
+
+/// A run directory that this process alone writes to, until dropped.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    /// Holds the lock; the kernel releases it with the process, however that ends.
+    _lock: File,
+}
+
+impl RunDir {
+    /// Takes `path`, made where it is not there, for a new run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CannotCreate`] where it holds a run, is locked by another process, or cannot be
+    /// written.
+    pub fn create(path: &Path) -> Result<Self> {
+        make_directory(path)?;
+        if path.join(CONFIG).exists() {
+            return Err(Error::new(
+                ErrorKind::CannotCreate,
+                format!(
+                    "{} already holds a run: go on with `bertstream train --resume {}`, or choose another \
+                     --output",
+                    path.display(),
+                    path.display()
+                ),
+            ));
+        }
+        Self::lock(path)
+    }
+
+    /// Takes `path` to go on with the run that it holds.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MissingInput`] where it holds none, [`ErrorKind::CannotCreate`] where another process
+    /// is at it.
+    pub fn resume(path: &Path) -> Result<Self> {
+        let config = path.join(CONFIG);
+        if !config.is_file() {
+            return Err(Error::new(
+                ErrorKind::MissingInput,
+                format!("{} holds no run to resume: there is no {CONFIG}", path.display()),
+            ));
+        }
+        Self::lock(path)
+    }
+
+    fn lock(path: &Path) -> Result<Self> {
+        let name = path.join(LOCK);
+        let failed = |e: std::io::Error| Error::writing(&name, e);
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&name)
+            .map_err(failed)?;
+        if let Err(error) = file.try_lock() {
+            let mut owner = String::new();
+            // The pid is a courtesy; the refusal does not depend on it.
+            let known = file.read_to_string(&mut owner).is_ok() && !owner.trim().is_empty();
+            return match error {
+                std::fs::TryLockError::WouldBlock => Err(Error::new(
+                    ErrorKind::CannotCreate,
+                    format!(
+                        "{} is in use by another process (pid {}): wait for it, or choose another --output",
+                        path.display(),
+                        if known { owner.trim() } else { "unknown" }
+                    ),
+                )),
+                std::fs::TryLockError::Error(e) => Err(failed(e)),
+            };
+        }
+        file.set_len(0).map_err(failed)?;
+        file.rewind().map_err(failed)?;
+        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        let run = Self { path: path.to_owned(), _lock: file };
+        make_directory(&run.checkpoints())?;
+        // What a killed predecessor left half written.
+        for directory in [path, &run.checkpoints()] {
+            durable::clean_temporaries(directory)?;
+        }
+        Ok(run)
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Where checkpoints lie.
+    pub fn checkpoints(&self) -> PathBuf {
+        checkpoints(&self.path)
+    }
+
+    /// Writes `config.json`. For a new run the last file before the first step: with it, the directory
+    /// holds a run.
+    pub fn write_config(&self, config: &RunConfig) -> Result<()> {
+        durable::write_file(&self.file(CONFIG), config.to_json().as_bytes())
+    }
+
+    /// Points `latest`, `best` and the files at the top to the checkpoints of these steps. Each link is
+    /// switched by a rename, so that it leads to the old or to the new checkpoint at any moment.
+    pub fn publish(&self, latest: u64, best: Option<u64>) -> Result<()> {
+        let target = |step| Path::new(CHECKPOINTS).join(checkpoint::directory_name(step));
+        self.link("latest", &target(latest))?;
+        if let Some(best) = best {
+            self.link("best", &target(best))?;
+        }
+        for name in [checkpoint::MODEL, checkpoint::OPTIMIZER, checkpoint::STATE] {
+            self.link(name, &Path::new("latest").join(name))?;
+        }
+        durable::sync_dir(&self.path)
+    }
+
+    fn link(&self, name: &str, target: &Path) -> Result<()> {
+        let path = self.file(name);
+        match std::fs::symlink_metadata(&path) {
+            Ok(metadata) if !metadata.is_symlink() => {
+                return Err(Error::new(
+                    ErrorKind::CannotCreate,
+                    format!(
+                        "{}: a link goes here, but something else is there; move it away",
+                        path.display()
+                    ),
+                ));
+            }
+            Ok(_) if std::fs::read_link(&path).is_ok_and(|old| old == target) => return Ok(()),
+            _ => {}
+        }
+        let temporary = self.file(&format!(".{name}.link"));
+        // Left by a kill between the two calls below.
+        match std::fs::remove_file(&temporary) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::writing(&temporary, e)),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(target, &temporary).map_err(|e| Error::writing(&temporary, e))?;
+        std::fs::rename(&temporary, &path).map_err(|e| Error::writing(&path, e))
+    }
+}
+
+/// Where the checkpoints of the run in `run` lie.
+pub fn checkpoints(run: &Path) -> PathBuf {
+    run.join(CHECKPOINTS)
+}
+
+/// Which checkpoint of a run is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one with the lowest loss on the test corpus.
+    Best,
+    /// The newest one that is whole.
+    Latest,
+    Step(u64),
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "best" => Ok(Self::Best),
+            "latest" => Ok(Self::Latest),
+            _ => text.parse().map(Self::Step).map_err(|_| format!("{text} is not best, latest or a step")),
+        }
+    }
+}
+
+/// Reads a checkpoint of the run in `run` for use, without taking the directory.
+///
+/// # Errors
+/// [`ErrorKind::MissingInput`] where there is no such checkpoint; else those of [`checkpoint::load`].
+pub fn load(
+    run: &Path,
+    config: &RunConfig,
+    layout: &crate::model::Layout,
+    which: Which,
+) -> Result<checkpoint::Checkpoint> {
+    let missing = |what: String| Error::new(ErrorKind::MissingInput, format!("{}: {what}", run.display()));
+    let directory = match which {
+        Which::Latest => {
+            let (found, refused) = checkpoint::load_newest(&checkpoints(run), layout, &config.fingerprint())?;
+            for error in refused {
+                tracing::warn!("{error}; an older checkpoint is used");
+            }
+            return found.ok_or_else(|| missing("no checkpoint yet".to_owned()));
+        }
+        Which::Best => {
+            let link = run.join("best");
+            let target = std::fs::read_link(&link).map_err(|_| {
+                missing("no best checkpoint: the run had no test corpus; use --checkpoint latest".to_owned())
+            })?;
+            target
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(checkpoint::step_of_name)
+                .ok_or_else(|| Error::data(format!("{}: leads to no checkpoint", link.display())))?
+        }
+        Which::Step(step) => step,
+    };
+    let path = checkpoints(run).join(checkpoint::directory_name(directory));
+    if !path.is_dir() {
+        let kept: Vec<String> =
+            checkpoint::list(&checkpoints(run))?.iter().rev().map(|(step, _)| step.to_string()).collect();
+        return Err(missing(format!("no checkpoint of step {directory}; there are {}", kept.join(", "))));
+    }
+    let found = checkpoint::load(&path, layout)?;
+    if found.manifest.configuration != config.fingerprint() {
+        return Err(Error::mismatch(format!(
+            "checkpoint {}: made under another configuration than config.json",
+            path.display()
+        )));
+    }
+    Ok(found)
+}
+
+/// A real directory at `path`, made with its parents where nothing is there.
+fn make_directory(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path)
+        .map_err(|e| Error::writing(path, e).context(format!("run directory {}", path.display())))
+}

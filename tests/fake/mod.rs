@@ -1,0 +1,270 @@
+//! A run without a corpus and without a transformer: batches made of numbers, and an engine whose
+//! gradients are a deterministic function of its weights and of everything that it is given.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::time::Duration;
+
+use bertstream::Result;
+use bertstream::collate::{CollateConfig, HostBatch, PadTo};
+use bertstream::corpus::{CorpusConfig, Io};
+use bertstream::model::{
+    Engine, Init, Layout, ModelConfig, Optimizer, Outcome, Pass, Predictions, State, Update, Updated,
+};
+use bertstream::rng::{Domain, SampleRng};
+use bertstream::sample::{Corruption, Cursor, Origin, PairLabel, SampleConfig};
+use bertstream::train::checkpoint::{self, Progress};
+use bertstream::train::{
+    BatchSource, DataConfig, DeviceChoice, Ending, EngineKind, EpochShape, Length, MetricsFile, Observer,
+    Record, RunConfig, RunDir, Runtime, Schedule, ScheduleKind, Stop, Trainer,
+};
+
+pub const DOCUMENTS: u64 = 7;
+pub const BATCH: u64 = 2;
+
+/// A run of 3 epochs of 7 documents in batches of 2: 4 batches an epoch, steps of `accumulate` batches.
+pub fn config(accumulate: usize) -> RunConfig {
+    let shape = EpochShape { documents: DOCUMENTS, batch_size: BATCH, accumulate: accumulate as u64 };
+    RunConfig {
+        format: 1,
+        data: DataConfig {
+            corpus: CorpusConfig {
+                path: "a.tsv".into(),
+                io: Io::Mmap,
+                lines: None,
+                encoding: "utf-8".into(),
+                index_dir: None,
+            },
+            corpus_fingerprint: "00".into(),
+            documents: DOCUMENTS,
+            test: None,
+            test_fingerprint: None,
+            vocab: "v.json".into(),
+            vocab_fingerprint: "11".into(),
+        },
+        sample: SampleConfig::default(),
+        collate: CollateConfig { batch_size: BATCH as usize, seq_len: 4, pad_to: PadTo::Longest, pad_id: 0 },
+        model: ModelConfig { vocab_size: 9, hidden: 4, layers: 1, heads: 2, dropout: 0.1, init: Init::Bert },
+        optimizer: Optimizer::default(),
+        schedule: Schedule { kind: ScheduleKind::Linear, lr: 1e-2, warmup: 2, hidden: 4 },
+        accumulate,
+        clip: Some(1.0),
+        engine: EngineKind::Fused,
+        device: DeviceChoice::Cpu,
+        length: Length::new(Some(3), None, shape),
+        runtime: Runtime {
+            workers: 0,
+            threads: 1,
+            log_freq: 1,
+            eval_every: None,
+            save_every: Some(1),
+            keep: 100,
+        },
+    }
+}
+
+/// The batches from `start` to the end of the last epoch.
+pub fn batches(start: Cursor, epochs: u64) -> Vec<HostBatch> {
+    let mut all = Vec::new();
+    for epoch in start.epoch..epochs {
+        let mut position = if epoch == start.epoch { start.position } else { 0 };
+        while position < DOCUMENTS {
+            let end = (position + BATCH).min(DOCUMENTS);
+            all.push(batch(epoch, position..end));
+            position = end;
+        }
+    }
+    all
+}
+
+fn batch(epoch: u64, positions: std::ops::Range<u64>) -> HostBatch {
+    let rows = (positions.end - positions.start) as usize;
+    let mut rng = SampleRng::new(Domain::Survey, epoch, &[positions.start]);
+    let ends_epoch = positions.end == DOCUMENTS;
+    let origin = |position| Origin { cursor: Cursor { epoch, position, part: 0 }, ..Origin::default() };
+    HostBatch {
+        rows,
+        seq_len: 4,
+        ids: (0..rows * 4).map(|_| rng.below(9) as u32).collect(),
+        segments: vec![1; rows * 4],
+        lengths: vec![4; rows],
+        // One epoch's first batch has no masked token at all.
+        masked: if epoch == 1 && positions.start == 0 { vec![] } else { vec![1] },
+        labels: if epoch == 1 && positions.start == 0 { vec![] } else { vec![5 + rng.below(4) as u32] },
+        corruptions: if epoch == 1 && positions.start == 0 { vec![] } else { vec![Corruption::Mask] },
+        pairs: (0..rows)
+            .map(|_| if rng.below(2) == 0 { PairLabel::NotNext } else { PairLabel::IsNext })
+            .collect(),
+        origins: positions.clone().map(origin).collect(),
+        next: match ends_epoch {
+            true => Cursor { epoch: epoch + 1, position: 0, part: 0 },
+            false => Cursor { epoch, position: positions.end, part: 0 },
+        },
+        ends_epoch,
+    }
+}
+
+/// Weights drift towards what the batches say, by the real optimizer.
+pub struct FakeEngine {
+    layout: Layout,
+    optimizer: Optimizer,
+    state: State,
+    gradients: Vec<f32>,
+    /// Steps whose gradient is not finite.
+    pub poisoned: Vec<u64>,
+    /// Every pass that was asked for.
+    pub passes: Vec<Pass>,
+}
+
+impl FakeEngine {
+    pub fn new(config: &RunConfig) -> Self {
+        let layout = Layout::reference(&config.model);
+        let n = layout.len();
+        let weights = layout.initial_weights(config.sample.seed);
+        Self {
+            layout,
+            optimizer: config.optimizer,
+            state: State { weights, first: vec![0.0; n], second: vec![0.0; n] },
+            gradients: vec![0.0; n],
+            poisoned: vec![],
+            passes: vec![],
+        }
+    }
+}
+
+impl Engine for FakeEngine {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn accumulate(&mut self, batch: &HostBatch, pass: &Pass) -> Result<Outcome> {
+        self.passes.push(*pass);
+        let seen: u64 = batch.ids.iter().map(|&id| u64::from(id)).sum();
+        let mut rng = SampleRng::new(
+            Domain::Survey,
+            seen,
+            &[pass.seed, pass.step, pass.first_row as u64, pass.masked_in_step as u64],
+        );
+        for (g, w) in self.gradients.iter_mut().zip(&self.state.weights) {
+            *g += 0.1 * w + rng.normal() as f32;
+        }
+        if self.poisoned.contains(&pass.step) {
+            self.gradients[0] = f32::NAN;
+        }
+        self.evaluate(batch)
+    }
+
+    fn update(&mut self, update: &Update) -> Result<Updated> {
+        Ok(self.optimizer.update(&self.layout, &mut self.state, &mut self.gradients, update))
+    }
+
+    fn evaluate(&mut self, batch: &HostBatch) -> Result<Outcome> {
+        let weight = f64::from(self.state.weights[10].abs());
+        Ok(Outcome {
+            mlm_loss_sum: weight * batch.masked.len() as f64,
+            masked: batch.masked.len() as u64,
+            mlm_correct: 0,
+            nsp_loss_sum: 0.5 * batch.rows as f64,
+            pairs: batch.rows as u64,
+            nsp_correct: 1,
+        })
+    }
+
+    fn predict(&mut self, _batch: &HostBatch) -> Result<Predictions> {
+        Ok(Predictions::default())
+    }
+
+    fn gradients(&self) -> Result<Vec<f32>> {
+        Ok(self.gradients.clone())
+    }
+
+    fn state(&self) -> Result<State> {
+        Ok(self.state.clone())
+    }
+
+    fn restore(&mut self, state: State) -> Result<()> {
+        self.state = state;
+        self.gradients.fill(0.0);
+        Ok(())
+    }
+}
+
+/// Keeps every record.
+#[derive(Default)]
+pub struct Recorder(pub Vec<Record>);
+
+impl Observer for Recorder {
+    fn recorded(&mut self, record: &Record) {
+        self.0.push(record.clone());
+    }
+}
+
+/// What a run left in memory.
+pub struct Left {
+    pub ending: Result<Ending>,
+    pub progress: Progress,
+    pub state: State,
+    pub records: Vec<Record>,
+    pub passes: Vec<Pass>,
+}
+
+/// How a run of the fake goes.
+#[derive(Clone, Default)]
+pub struct Script {
+    /// Ask to stop after so many steps.
+    pub stop_after: Option<u64>,
+    /// Fail with an error in place of this batch, counted from the start of this part of the run.
+    pub fail_at: Option<usize>,
+    pub poisoned: Vec<u64>,
+    pub test: Option<Vec<HostBatch>>,
+}
+
+/// Runs, from the newest checkpoint in the directory if there is one.
+pub fn run(directory: &Path, config: &RunConfig, script: &Script) -> Left {
+    let run = match directory.join("config.json").exists() {
+        true => RunDir::resume(directory).unwrap(),
+        false => RunDir::create(directory).unwrap(),
+    };
+    run.write_config(config).unwrap();
+    let mut engine = FakeEngine::new(config);
+    engine.poisoned = script.poisoned.clone();
+    let (found, _) =
+        checkpoint::load_newest(&run.checkpoints(), engine.layout(), &config.fingerprint()).unwrap();
+    let mut progress = Progress::default();
+    if let Some(found) = found {
+        progress = found.manifest.progress;
+        engine.restore(found.state).unwrap();
+    }
+    let mut metrics = MetricsFile::open(&run.file("metrics.jsonl"), progress.step).unwrap();
+    let mut recorder = Recorder::default();
+    let mut stream = batches(progress.cursor, 3).into_iter().map(Ok).collect::<Vec<_>>();
+    if let Some(at) = script.fail_at {
+        stream[at] = Err(bertstream::Error::data("corpus a.tsv: line 41: no tab"));
+        stream.truncate(at + 1);
+    }
+    let steps_left = Cell::new(script.stop_after.map_or(u64::MAX, |n| n + 1));
+    let ticks = Cell::new(0);
+    let mut trainer = Trainer {
+        engine: &mut engine,
+        config,
+        run: &run,
+        progress,
+        test: script.test.as_ref().map(|t| t as &dyn BatchSource),
+        unigram: None,
+        observers: vec![&mut metrics, &mut recorder],
+        clock: &|| {
+            ticks.set(ticks.get() + 1);
+            Duration::from_millis(ticks.get())
+        },
+        // The loop asks once a step where there is no test corpus.
+        stop: &|| {
+            steps_left.set(steps_left.get().saturating_sub(1));
+            (steps_left.get() == 0).then_some(Stop::Interrupt)
+        },
+    };
+    let ending = trainer.run(&mut stream.into_iter());
+    let progress = trainer.progress;
+    drop(trainer.observers);
+    let passes = std::mem::take(&mut engine.passes);
+    Left { ending, progress, state: engine.state().unwrap(), records: recorder.0, passes }
+}

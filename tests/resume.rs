@@ -1,0 +1,270 @@
+//! A run that was stopped and resumed is the run that was not: bitwise, at every step, through damaged
+//! checkpoints, and under no configuration but its own.
+
+use std::fs;
+use std::path::Path;
+
+use bertstream::ErrorKind;
+use bertstream::train::checkpoint::{self, Manifest, directory_name};
+use bertstream::train::{Ending, RunConfig, RunDir, Stop, run_dir};
+
+mod fake;
+use fake::{Script, config, run};
+
+#[test]
+fn resuming_at_every_step_gives_the_uninterrupted_run_bitwise() {
+    for accumulate in [1, 3] {
+        let mut config = config(accumulate);
+        config.runtime.save_every = None;
+        let whole = tempfile::tempdir().unwrap();
+        let expected = run(whole.path(), &config, &Script::default());
+        assert_eq!(expected.ending.unwrap(), Ending::Finished);
+        assert_eq!(expected.progress.step, config.length.total);
+        for stop_after in 0..config.length.total {
+            let parts = tempfile::tempdir().unwrap();
+            let script = Script { stop_after: Some(stop_after), ..Script::default() };
+            let first = run(parts.path(), &config, &script);
+            assert_eq!(first.ending.unwrap(), Ending::Stopped(Stop::Interrupt), "{stop_after}");
+            assert_eq!(first.progress.step, stop_after);
+            let second = run(parts.path(), &config, &Script::default());
+            assert_eq!(second.progress, expected.progress, "{stop_after}");
+            assert_eq!(first.passes.len() + second.passes.len(), expected.passes.len(), "no step twice");
+            assert!(first.records.len() >= stop_after as usize, "every step is recorded");
+            assert!(second.state == expected.state, "weights or moments differ after a stop at {stop_after}");
+            for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+                let read = |dir: &Path| fs::read(dir.join(file)).unwrap();
+                assert!(read(parts.path()) == read(whole.path()), "{file} differs: stop at {stop_after}");
+            }
+        }
+    }
+}
+
+#[test]
+fn resuming_after_each_step_in_turn_is_the_uninterrupted_run() {
+    let config = config(1);
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = run(whole.path(), &config, &Script::default());
+    for _ in 0..config.length.total {
+        run(parts.path(), &config, &Script { stop_after: Some(1), ..Script::default() }).ending.unwrap();
+    }
+    let last = run(parts.path(), &config, &Script::default());
+    assert_eq!(last.progress, expected.progress);
+    assert!(last.state == expected.state);
+    // Records too, but for those that measure time.
+    let steps = |dir: &Path| -> Vec<(u64, String)> {
+        lines(dir)
+            .iter()
+            .filter(|l| l["kind"] == "step")
+            .map(|l| (l["step"].as_u64().unwrap(), l["digest"].to_string()))
+            .collect()
+    };
+    assert_eq!(steps(parts.path()), steps(whole.path()));
+}
+
+fn lines(run: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A finished run of 12 steps with all its checkpoints.
+fn finished(directory: &Path) -> RunConfig {
+    let config = config(1);
+    run(directory, &config, &Script::default()).ending.unwrap();
+    config
+}
+
+#[test]
+fn a_damaged_checkpoint_is_noticed_and_an_older_one_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = finished(directory.path());
+    let expected = fs::read(directory.path().join("model.safetensors")).unwrap();
+    let newest = run_dir::checkpoints(directory.path()).join(directory_name(12));
+    for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+        let path = newest.join(file);
+        let good = fs::read(&path).unwrap();
+        let check = |bad: Option<&[u8]>, what: &str| {
+            match bad {
+                Some(bytes) => fs::write(&path, bytes).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            let layout = bertstream::model::Layout::reference(&config.model);
+            let (found, refused) =
+                checkpoint::load_newest(newest.parent().unwrap(), &layout, &config.fingerprint()).unwrap();
+            assert_eq!(found.unwrap().manifest.progress.step, 11, "{file} {what}");
+            assert_eq!(refused.len(), 1);
+            assert!(refused[0].to_string().contains(file), "{}", refused[0]);
+            fs::write(&path, &good).unwrap();
+        };
+        check(None, "removed");
+        check(Some(&[]), "empty");
+        check(Some(&good[..good.len() / 2]), "cut");
+        check(Some(&good[..good.len() - 1]), "one byte short");
+        check(Some(&[&good[..], b" "].concat()), "one byte long");
+        for k in 0..64 {
+            let mut flipped = good.clone();
+            flipped[k * (good.len() - 1) / 63] ^= 1 << (k % 8);
+            check(Some(&flipped), "flipped");
+        }
+    }
+    // From step 11 the run ends where it had ended, in place of the damaged checkpoint.
+    fs::write(newest.join("model.safetensors"), b"damaged").unwrap();
+    run(directory.path(), &config, &Script::default()).ending.unwrap();
+    assert!(fs::read(directory.path().join("model.safetensors")).unwrap() == expected);
+}
+
+#[test]
+fn no_whole_checkpoint_is_an_error_that_names_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = finished(directory.path());
+    let checkpoints = run_dir::checkpoints(directory.path());
+    for (_, path) in checkpoint::list(&checkpoints).unwrap() {
+        fs::write(path.join("state.json"), "{}").unwrap();
+    }
+    let layout = bertstream::model::Layout::reference(&config.model);
+    let error = checkpoint::load_newest(&checkpoints, &layout, &config.fingerprint()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data);
+    for step in 1..=12 {
+        assert!(error.to_string().contains(&directory_name(step)), "{error}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_shape_or_configuration_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = finished(directory.path());
+    let checkpoints = run_dir::checkpoints(directory.path());
+    let mut wider = config.model.clone();
+    wider.vocab_size += 1;
+    let layout = bertstream::model::Layout::reference(&wider);
+    let error = checkpoint::load(&checkpoints.join(directory_name(12)), &layout).unwrap_err();
+    assert!(error.to_string().contains("bert.embedding.token.weight is F32 [9, 4]"), "{error}");
+    let layout = bertstream::model::Layout::reference(&config.model);
+    let error = checkpoint::load_newest(&checkpoints, &layout, "another").unwrap_err();
+    assert_eq!(error.kind().exit_code(), 78);
+}
+
+#[test]
+fn every_field_that_differs_is_listed_and_what_changes_no_weight_may_differ() {
+    let stored = config(1);
+    let mut given = stored.clone();
+    given.sample.seed = 7;
+    given.sample.seq_len = 64;
+    given.collate.seq_len = 64;
+    given.model.hidden = 8;
+    given.schedule.lr = 0.5;
+    given.clip = None;
+    given.data.vocab_fingerprint = "22".into();
+    let error = stored.accept(&given).unwrap_err();
+    assert_eq!(error.kind().exit_code(), 78);
+    for field in [
+        "sample.seed: 42 in the run, 7 now",
+        "sample.seq_len: 128 in the run, 64 now",
+        "collate.seq_len",
+        "model.hidden: 4 in the run, 8 now",
+        "schedule.lr: 0.01 in the run, 0.5 now",
+        "clip: 1.0 in the run, null now",
+        "data.vocab_fingerprint",
+    ] {
+        assert!(error.to_string().contains(field), "{field} is not in: {error}");
+    }
+    assert_eq!(stored.differences(&given).len(), 7);
+    assert_ne!(stored.fingerprint(), given.fingerprint());
+
+    let mut free = stored.clone();
+    free.runtime.workers = 8;
+    free.runtime.threads = 9;
+    free.runtime.log_freq = 10;
+    free.runtime.keep = 1;
+    free.length.total = 99;
+    free.data.corpus.path = "moved.tsv".into();
+    free.data.corpus.io = bertstream::corpus::Io::Memory;
+    assert_eq!(stored.differences(&free), []);
+    assert_eq!(stored.fingerprint(), free.fingerprint());
+    stored.accept(&free).unwrap();
+}
+
+#[test]
+fn the_configuration_reads_back_as_it_was_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = RunDir::create(directory.path()).unwrap();
+    let config = config(3);
+    run.write_config(&config).unwrap();
+    assert_eq!(RunConfig::read(&run.file("config.json")).unwrap(), config);
+    let check = |text: &str, code| {
+        fs::write(run.file("config.json"), text).unwrap();
+        assert_eq!(RunConfig::read(&run.file("config.json")).unwrap_err().kind().exit_code(), code, "{text}");
+    };
+    check("", 65);
+    check("{}", 65);
+    check("{\"format\": 1}", 65);
+    check("{\"format\": 2}", 78);
+}
+
+#[test]
+fn a_directory_with_a_run_is_not_started_over_and_one_without_not_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = RunDir::resume(directory.path()).unwrap_err();
+    assert_eq!(error.kind().exit_code(), 66);
+    finished(directory.path());
+    let error = RunDir::create(directory.path()).unwrap_err();
+    assert_eq!(error.kind().exit_code(), 73);
+    assert!(error.to_string().contains("--resume"), "{error}");
+    let file = directory.path().join("a file");
+    fs::write(&file, "").unwrap();
+    assert_eq!(RunDir::create(&file.join("run")).unwrap_err().kind().exit_code(), 73);
+}
+
+#[test]
+fn a_second_process_is_refused_with_the_owner_s_pid_until_the_first_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = RunDir::create(directory.path()).unwrap();
+    let error = RunDir::create(directory.path()).unwrap_err();
+    assert_eq!(error.kind().exit_code(), 73);
+    assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+    drop(first);
+    RunDir::create(directory.path()).unwrap();
+}
+
+#[test]
+fn pruning_keeps_the_newest_and_the_best_and_touches_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    finished(directory.path());
+    let checkpoints = run_dir::checkpoints(directory.path());
+    // What a checkpoint's name leads to elsewhere, and what has another name, is not ours.
+    let victim = directory.path().join("victim");
+    fs::create_dir(&victim).unwrap();
+    fs::write(victim.join("precious"), "").unwrap();
+    std::os::unix::fs::symlink(&victim, checkpoints.join("step-00000000")).unwrap();
+    std::os::unix::fs::symlink(victim.join("precious"), checkpoints.join(directory_name(1)).join("link"))
+        .unwrap();
+    fs::create_dir(checkpoints.join("step-5")).unwrap();
+    checkpoint::prune(&checkpoints, 2, Some(4)).unwrap();
+    let mut left: Vec<_> =
+        fs::read_dir(&checkpoints).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    let expected = ["step-00000000", "step-00000004", "step-00000011", "step-00000012", "step-5"];
+    assert_eq!(left, expected);
+    assert!(victim.join("precious").exists());
+}
+
+#[test]
+fn links_lead_to_the_newest_checkpoint_and_replace_no_file_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    finished(directory.path());
+    let manifest = Manifest::read(&directory.path().join("state.json")).unwrap();
+    assert_eq!(manifest.progress.step, 12);
+    assert_eq!(
+        fs::read_link(directory.path().join("latest")).unwrap(),
+        Path::new("checkpoints/step-00000012")
+    );
+    assert!(!directory.path().join("best").exists(), "there is no best without a test corpus");
+
+    let run = RunDir::resume(directory.path()).unwrap();
+    run.publish(3, Some(2)).unwrap();
+    assert_eq!(Manifest::read(&run.file("state.json")).unwrap().progress.step, 3);
+    assert_eq!(Manifest::read(&run.file("best/state.json")).unwrap().progress.step, 2);
+    fs::remove_file(run.file("best")).unwrap();
+    fs::write(run.file("best"), "mine").unwrap();
+    assert_eq!(run.publish(3, Some(2)).unwrap_err().kind().exit_code(), 73);
+    assert_eq!(fs::read(run.file("best")).unwrap(), b"mine");
+}
