@@ -2,6 +2,7 @@
 //! it and tells what is wrong with it and what training on it will take.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::flags::CorpusFlags;
 use crate::corpus::check::{CheckConfig, Coverage, Report, Spread, check};
 use crate::corpus::{Corpus, PairCorpus};
 use crate::model::{Init, Layout, ModelConfig};
-use crate::{Error, Result, vocab};
+use crate::{Error, Result, durable, vocab};
 
 /// Flags of `corpus` and `doctor`.
 #[derive(Debug, clap::Args)]
@@ -75,13 +76,10 @@ pub fn run(args: Args) -> Result<()> {
         };
         summary.check = Some(report);
     }
-    if args.json {
-        let line = serde_json::to_string(&summary)
-            .map_err(|error| Error::internal("cannot write the summary as JSON").caused_by(error))?;
-        println!("{line}");
-    } else {
-        print!("{}", summary.table(&args));
-    }
+    print(&match args.json {
+        true => summary.json()?,
+        false => summary.table(&args),
+    })?;
     match summary.check {
         Some(Report { refused: refused @ 1.., lines, .. }) => Err(Error::data(format!(
             "corpus {}: {refused} of {lines} lines are not two sentences with a tab between: mend them, or train \
@@ -100,18 +98,27 @@ pub fn doctor(args: Args) -> Result<()> {
 /// Where the index goes when nobody says: `None` is beside the corpus, unless nothing can be written there
 /// and there is no index yet; then it is the user's cache directory.
 pub fn index_dir(corpus: &Path) -> Option<PathBuf> {
-    let directory = match corpus.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
     let mut beside = corpus.as_os_str().to_owned();
     beside.push(".bsidx");
-    if Path::new(&beside).exists() || rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok() {
+    if Path::new(&beside).exists()
+        || rustix::fs::access(durable::parent(corpus), rustix::fs::Access::WRITE_OK).is_ok()
+    {
         return None;
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
     Some(cache.join("bertstream"))
+}
+
+/// Writes to standard output. That nobody reads to the end (`| head`) is no failure: the exit code still
+/// tells what was found.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::writing(Path::new("standard output"), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Flags that cannot be meant.
@@ -265,6 +272,13 @@ impl Summary {
             check: None,
             training: None,
         }
+    }
+
+    /// For scripts.
+    fn json(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map(|line| line + "\n")
+            .map_err(|error| Error::internal("cannot write the summary as JSON").caused_by(error))
     }
 
     /// For people.
@@ -495,7 +509,32 @@ fn seconds(time: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(flags: &[&str]) -> Args {
+        Line::parse_from([&["corpus", "-c", "text"], flags].concat()).args
+    }
+
+    #[test]
+    fn training_is_foretold_from_the_samples_and_the_model() {
+        let flags = ["--hidden", "8", "--layers", "2", "--attn-heads", "2", "--tokens-per-second", "50"];
+        let training = Training::of(&args(&flags), 130, 2000, 11).unwrap();
+        assert_eq!((training.samples, training.batches), (130, 3));
+        assert_eq!(training.epoch_seconds, Some(40.0));
+        // Tokens and segments; four projections, two layers and two norms in each block; two heads.
+        let parameters = 11 * 8 + 3 * 8 + 2 * (4 * 72 + 8 * 32 + 32 + 32 * 8 + 8 + 4 * 8) + 18 + 11 * 9;
+        assert_eq!((training.parameters, training.state_bytes), (parameters, 16 * parameters));
+        let refused = Training::of(&args(&["--hidden", "8", "--attn-heads", "3"]), 1, 1, 11);
+        assert_eq!(refused.err().map(|error| error.kind()), Some(crate::ErrorKind::Usage));
+    }
 
     #[test]
     fn numbers_are_readable() {

@@ -139,7 +139,7 @@ mod tests {
     fn check_reader(io: Io) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bytes");
-        let content: Vec<u8> = (0..100_000u32).map(|i| (i * i >> 7) as u8).collect();
+        let content: Vec<u8> = (0..100_000u64).map(|i| ((i * i) >> 7) as u8).collect();
         std::fs::write(&path, &content).unwrap();
         let file = std::fs::File::open(&path).unwrap();
         let bytes = reach(&path, &file, io).unwrap();

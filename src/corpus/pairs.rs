@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::index::{Identity, LineIndex, Refused};
 use super::{Bytes, Corpus, CorpusConfig, Document, Io, Sentence, encoding, reach};
+use crate::durable::{self, parent};
 use crate::{Error, ErrorKind, Result};
 
 /// The longest line that is read, in bytes: longer ones are no pair of sentences but an accident, such as a
@@ -66,10 +67,10 @@ pub struct PairCorpus {
     bytes: Box<dyn Bytes>,
     index: LineIndex,
     index_file: IndexFile,
-    /// Of `bytes`, which may be a UTF-8 copy.
-    encoding: &'static Encoding,
     /// Of the file at `path`.
-    declared: &'static Encoding,
+    encoding: &'static Encoding,
+    /// Of `bytes`, which may be a UTF-8 copy.
+    text_encoding: &'static Encoding,
     /// Whether `bytes` begin with a byte order mark.
     marked: bool,
     lines: u64,
@@ -121,11 +122,11 @@ impl PairCorpus {
         Ok(Self {
             path: path.clone(),
             fingerprint: fingerprint(content, declared, (lines < index.lines()).then_some(lines)),
-            encoding: if declared.is_ascii_compatible() { declared } else { UTF_8 },
+            encoding: declared,
+            text_encoding: if declared.is_ascii_compatible() { declared } else { UTF_8 },
             bytes: source.bytes,
             index,
             index_file,
-            declared,
             marked,
             lines,
         })
@@ -148,7 +149,7 @@ impl PairCorpus {
 
     /// The encoding of the file.
     pub fn encoding(&self) -> &'static Encoding {
-        self.declared
+        self.encoding
     }
 
     /// Whether the file begins with a UTF-8 byte order mark.
@@ -187,7 +188,7 @@ impl PairCorpus {
         if line.len() > MAX_LINE {
             return Err(Fault::TooLong { bytes: line.len() });
         }
-        match encoding::decode(line, self.encoding).map_err(|at| Fault::Malformed { at })? {
+        match encoding::decode(line, self.text_encoding).map_err(|at| Fault::Malformed { at })? {
             Cow::Borrowed(text) => split(text).map(|(a, b)| [Cow::Borrowed(a), Cow::Borrowed(b)]),
             Cow::Owned(text) => split(&text).map(|(a, b)| [Cow::Owned(a.into()), Cow::Owned(b.into())]),
         }
@@ -220,7 +221,7 @@ impl PairCorpus {
             self.path.display(),
             id + 1,
             match fault {
-                Fault::Malformed { .. } => format!(" ({})", self.declared.name()),
+                Fault::Malformed { .. } => format!(" ({})", self.encoding.name()),
                 _ => String::new(),
             }
         ))
@@ -347,7 +348,7 @@ impl Place {
         let mut stem = path.file_name().unwrap_or_default().to_owned();
         match &config.index_dir {
             None => {
-                let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+                let directory = parent(path).to_owned();
                 Ok(Self { directory, stem, given: false })
             }
             Some(directory) => {
@@ -383,6 +384,10 @@ impl Place {
         // What was appended meanwhile does not count; what was changed does.
         if Identity::of(source.identity.modified, &*source.bytes)? != source.identity {
             return Err(Error::new(ErrorKind::Io, "the file changed while it was being indexed"));
+        }
+        // What a killed maker of an index left here. Not being able to look is no reason to stop.
+        if let Err(error) = durable::clean_temporaries(parent(&path)) {
+            tracing::debug!(target: "corpus", %error, "temporaries of earlier runs may remain");
         }
         match index.save(&path, &source.identity) {
             Ok(()) => Ok((index, IndexFile { path: Some(path), built: true })),
