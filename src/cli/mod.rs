@@ -39,7 +39,7 @@ enum Command {
     /// Print or write training batches.
     Collate(collate::Args),
     /// Train a BERTLM, or go on with a run.
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Evaluate a run on a corpus or on batches from a file.
     Eval(eval::Args),
     /// Rebuild the batch of any step of a run, without training.
@@ -59,7 +59,7 @@ impl Cli {
             Command::Doctor(args) => corpus::doctor(args),
             Command::Sample(args) => sample::run(args),
             Command::Collate(args) => collate::run(args),
-            Command::Train(args) => train::run(args),
+            Command::Train(args) => train::run(&args),
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Bench(args) => bench::run(args),
