@@ -1,7 +1,7 @@
 //! What the fused engine promises beyond the seam: the same bits for any number of threads.
 
 use bertstream::collate::HostBatch;
-use bertstream::model::{Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Update};
+use bertstream::model::{Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Update};
 use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::{Corruption, Origin, PairLabel};
 
@@ -37,12 +37,26 @@ fn batch(config: &ModelConfig, lengths: &[u32], seed: u64) -> HostBatch {
 /// Several chunks, slices of the vocabulary and tasks of weights; lengths from 1 up.
 #[test]
 fn results_are_the_same_bits_for_any_number_of_threads() {
-    let config =
-        ModelConfig { vocab_size: 2500, hidden: 24, layers: 2, heads: 3, dropout: 0.1, init: Init::Torch };
+    for arch in [Arch::Reference, Arch::Bert] {
+        check_threads(arch);
+    }
+}
+
+fn check_threads(arch: Arch) {
+    let config = ModelConfig {
+        arch,
+        max_positions: 512,
+        vocab_size: 2500,
+        hidden: 24,
+        layers: 2,
+        heads: 3,
+        dropout: 0.1,
+        init: Init::Torch,
+    };
     let lengths: Vec<u32> = (0..40).map(|i| 1 + i * 37 % 61).collect();
     let batches: Vec<HostBatch> = (0..3).map(|i| batch(&config, &lengths, i)).collect();
     let run = |threads| {
-        let weights = Layout::reference(&config).initial_weights(9);
+        let weights = Layout::new(&config).initial_weights(9);
         let mut engine = FusedEngine::new(&config, Optimizer::default(), weights, threads).unwrap();
         let mut outcomes = vec![];
         for (step, batch) in (1..).zip(&batches) {
@@ -69,9 +83,17 @@ fn results_are_the_same_bits_for_any_number_of_threads() {
 /// A batch smaller than its predecessors must not see what they left in the buffers.
 #[test]
 fn buffers_of_earlier_batches_leave_no_trace() {
-    let config =
-        ModelConfig { vocab_size: 60, hidden: 10, layers: 1, heads: 2, dropout: 0.0, init: Init::Bert };
-    let weights = Layout::reference(&config).initial_weights(4);
+    let config = ModelConfig {
+        arch: Arch::Reference,
+        max_positions: 512,
+        vocab_size: 60,
+        hidden: 10,
+        layers: 1,
+        heads: 2,
+        dropout: 0.0,
+        init: Init::Bert,
+    };
+    let weights = Layout::new(&config).initial_weights(4);
     let (large, small) = (batch(&config, &[50; 30], 1), batch(&config, &[3, 1, 7], 2));
     let engine = || FusedEngine::new(&config, Optimizer::default(), weights.clone(), 2).unwrap();
     let gradients_of = |engine: &mut FusedEngine| {

@@ -87,7 +87,7 @@ fn a_damaged_checkpoint_is_noticed_and_an_older_one_used() {
                 Some(bytes) => fs::write(&path, bytes).unwrap(),
                 None => fs::remove_file(&path).unwrap(),
             }
-            let layout = bertstream::model::Layout::reference(&config.model);
+            let layout = bertstream::model::Layout::new(&config.model);
             let (found, refused) =
                 checkpoint::load_newest(newest.parent().unwrap(), &layout, &config.fingerprint()).unwrap();
             assert_eq!(found.unwrap().manifest.progress.step, 11, "{file} {what}");
@@ -120,7 +120,7 @@ fn no_whole_checkpoint_is_an_error_that_names_each() {
     for (_, path) in checkpoint::list(&checkpoints).unwrap() {
         fs::write(path.join("state.json"), "{}").unwrap();
     }
-    let layout = bertstream::model::Layout::reference(&config.model);
+    let layout = bertstream::model::Layout::new(&config.model);
     let error = checkpoint::load_newest(&checkpoints, &layout, &config.fingerprint()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data);
     for step in 1..=12 {
@@ -135,10 +135,10 @@ fn a_checkpoint_of_another_shape_or_configuration_is_refused() {
     let checkpoints = run_dir::checkpoints(directory.path());
     let mut wider = config.model.clone();
     wider.vocab_size += 1;
-    let layout = bertstream::model::Layout::reference(&wider);
+    let layout = bertstream::model::Layout::new(&wider);
     let error = checkpoint::load(&checkpoints.join(directory_name(12)), &layout).unwrap_err();
     assert!(error.to_string().contains("bert.embedding.token.weight is F32 [9, 4]"), "{error}");
-    let layout = bertstream::model::Layout::reference(&config.model);
+    let layout = bertstream::model::Layout::new(&config.model);
     let error = checkpoint::load_newest(&checkpoints, &layout, "another").unwrap_err();
     assert_eq!(error.kind().exit_code(), 78);
 }

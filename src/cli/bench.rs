@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use crate::collate::HostBatch;
-use crate::model::{Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Update};
+use crate::model::{
+    Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Update, published_positions,
+};
 use crate::rng::{Domain, SampleRng};
 use crate::sample::{Corruption, Origin, PairLabel, SEGMENT_A, SEGMENT_B};
 use crate::{Error, Result};
@@ -24,6 +26,9 @@ enum What {
 /// Flags of `bench step`.
 #[derive(Debug, clap::Args)]
 struct StepArgs {
+    /// Architecture.
+    #[arg(long, value_name = "NAME", default_value = "reference")]
+    arch: Arch,
     /// Width of the residual stream.
     #[arg(long, default_value_t = 256)]
     hidden: usize,
@@ -65,12 +70,14 @@ pub fn run(args: Args) -> Result<()> {
 
 fn step(args: &StepArgs) -> Result<()> {
     let config = ModelConfig {
+        arch: args.arch,
         vocab_size: args.vocab_size,
         hidden: args.hidden,
         layers: args.layers,
         heads: args.attn_heads,
         dropout: args.dropout,
         init: Init::Bert,
+        max_positions: published_positions().max(args.seq_len),
     };
     config.check()?;
     if args.seq_len < 4 || args.batch_size == 0 || args.vocab_size < 8 || args.steps == 0 {
@@ -80,7 +87,7 @@ fn step(args: &StepArgs) -> Result<()> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let weights = Layout::reference(&config).initial_weights(1);
+    let weights = Layout::new(&config).initial_weights(1);
     let parameters = weights.len();
     let mut engine = FusedEngine::new(&config, Optimizer::default(), weights, threads)?;
     let batch = made_up(args);

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::flags::CorpusFlags;
 use crate::corpus::check::{CheckConfig, Coverage, Report, Spread, check};
 use crate::corpus::{Corpus, PairCorpus};
-use crate::model::{Init, Layout, ModelConfig};
+use crate::model::{Arch, Init, Layout, ModelConfig, published_positions};
 use crate::{Error, Result, durable, vocab};
 
 /// Flags of `corpus` and `doctor`.
@@ -206,15 +206,17 @@ struct Training {
 impl Training {
     fn of(args: &Args, samples: u64, epoch_tokens: u64, vocab_size: usize) -> Result<Self> {
         let model = ModelConfig {
+            arch: Arch::Reference,
             vocab_size,
             hidden: args.hidden,
             layers: args.layers,
             heads: args.attn_heads,
             dropout: 0.0,
             init: Init::default(),
+            max_positions: published_positions(),
         };
         model.check()?;
-        let parameters = Layout::reference(&model).len() as u64;
+        let parameters = Layout::new(&model).len() as u64;
 
         Ok(Self {
             seq_len: args.seq_len,

@@ -86,7 +86,7 @@ impl Finished {
     /// An engine with the weights of a checkpoint, and that checkpoint's step.
     pub fn engine(&self, run: &Path, which: Which, compute: &ComputeFlags) -> Result<(Box<dyn Engine>, u64)> {
         let (kind, device, threads) = compute.over(None)?;
-        let layout = Layout::reference(&self.config.model);
+        let layout = Layout::new(&self.config.model);
         let checkpoint = run_dir::load(run, &self.config, &layout, which)?;
         let step = checkpoint.manifest.progress.step;
         let weights = checkpoint.state.weights;

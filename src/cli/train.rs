@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::flags::{Preset, ReadingFlags, SampleFlags, corpus_at};
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{self, Corpus, CorpusConfig};
-use crate::model::{Engine, Init, Layout, ModelConfig, Optimizer, OptimizerKind};
+use crate::model::{Arch, Engine, Init, Layout, ModelConfig, Optimizer, OptimizerKind, published_positions};
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, PairTask, SampleConfig};
 use crate::train::checkpoint::{self, Checkpoint, Progress};
@@ -91,9 +91,12 @@ pub struct ModelFlags {
     /// Rate of every dropout layer [default: 0.1].
     #[arg(long, value_name = "P")]
     dropout: Option<f32>,
-    /// How weights start [default: xavier; reference: torch].
+    /// How weights start [default: xavier; with --arch bert: bert; reference: torch].
     #[arg(long, value_name = "HOW")]
     init: Option<Init>,
+    /// Architecture [default: reference].
+    #[arg(long, value_name = "NAME")]
+    arch: Option<Arch>,
 }
 
 /// How the model is trained.
@@ -303,12 +306,14 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
         },
         sample,
         model: ModelConfig {
+            arch: Arch::Reference,
             vocab_size: tokenizer.len(),
             hidden,
             layers: 8,
             heads: 8,
             dropout: 0.1,
             init: if reference { Init::Torch } else { Init::default() },
+            max_positions: published_positions(),
         },
         optimizer: Optimizer {
             kind: if reference { OptimizerKind::Adam } else { OptimizerKind::Adamw },
@@ -360,6 +365,8 @@ impl Args {
             (epochs, steps) => Length::new(epochs, steps, shape),
         };
         let hidden = model.hidden.unwrap_or(base.model.hidden);
+        let arch = model.arch.unwrap_or(base.model.arch);
+        let max_positions = base.model.max_positions.max(sample.seq_len);
         let kind = training.schedule.unwrap_or(base.schedule.kind);
         let (engine, device, threads) = self.compute.over(resumed.then_some((base.engine, base.device)))?;
         let config = RunConfig {
@@ -368,12 +375,17 @@ impl Args {
             sample,
             collate,
             model: ModelConfig {
+                arch,
                 vocab_size: base.model.vocab_size,
                 hidden,
                 layers: model.layers.unwrap_or(base.model.layers),
                 heads: model.attn_heads.unwrap_or(base.model.heads),
                 dropout: model.dropout.unwrap_or(base.model.dropout),
-                init: model.init.unwrap_or(base.model.init),
+                init: model.init.unwrap_or(match (arch, resumed) {
+                    (Arch::Bert, false) => Init::Bert,
+                    _ => base.model.init,
+                }),
+                max_positions,
             },
             optimizer: Optimizer {
                 kind: training.optimizer.unwrap_or(base.optimizer.kind),
@@ -521,7 +533,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     };
     let config = args.over(base, true)?;
     stored.accept(&config)?;
-    let layout = Layout::reference(&config.model);
+    let layout = Layout::new(&config.model);
     let (found, refused) = checkpoint::load_newest(&run.checkpoints(), &layout, &config.fingerprint())?;
     let step = found.as_ref().map_or(0, |c| c.manifest.progress.step);
     if !refused.is_empty() {
@@ -583,7 +595,7 @@ pub fn execute(
     quiet: bool,
 ) -> Result<Done> {
     let signals = stop::Signals::listen()?;
-    let layout = Layout::reference(&config.model);
+    let layout = Layout::new(&config.model);
     let weights = match &from {
         // Replaced as a whole below.
         Some(_) => vec![0.0; layout.len()],
@@ -661,7 +673,7 @@ pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, tokens_per_s
         batch_size: config.collate.batch_size as u64,
         accumulate: config.accumulate as u64,
     };
-    let layout = Layout::reference(&config.model);
+    let layout = Layout::new(&config.model);
     let state = memory::parameter_bytes(layout.len());
     let batch = memory::activation_bytes(&config.model, config.collate.batch_size, config.collate.seq_len);
     let Runtime { workers, threads, .. } = config.runtime;

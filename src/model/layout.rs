@@ -1,11 +1,11 @@
 //! Names, shapes and places of the parameters in one flat column of `f32`.
 //!
-//! Names are those of the reference's state dict, so that a checkpoint loads there by name. Query, key
+//! Names are those of the model's PyTorch state dict, so that a checkpoint loads there by name. Query, key
 //! and value projections of a block lie next to each other: together they are one matrix.
 
 use std::ops::Range;
 
-use super::{Init, ModelConfig};
+use super::{Arch, Init, ModelConfig};
 use crate::rng::{Domain, SampleRng};
 
 /// How one parameter starts.
@@ -15,14 +15,27 @@ pub enum InitRule {
     One,
     /// Normal with this standard deviation.
     Normal(f32),
+    /// The same, draws beyond two standard deviations drawn again (`tf.truncated_normal`).
+    TruncatedNormal(f32),
     /// Uniform in `-bound..bound`.
     Uniform(f32),
+}
+
+/// What becomes of an embedding's first row, which stands for padding (`padding_idx=0` in PyTorch).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Row0 {
+    /// It is a row like any other.
+    Ordinary,
+    /// It starts at zero; as an output weight it learns.
+    Zero,
+    /// It starts at zero and never changes.
+    Frozen,
 }
 
 /// One named parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
-    /// The reference's state-dict name.
+    /// The name in PyTorch's state dict.
     pub name: String,
     /// Row-major shape; linear weights are `(outputs, inputs)`.
     pub shape: Vec<usize>,
@@ -30,9 +43,15 @@ pub struct Parameter {
     pub range: Range<usize>,
     /// Whether decoupled weight decay applies: not to biases and norms.
     pub decays: bool,
-    /// Row 0 is padding: zero at the start and never changed (`padding_idx=0` in the reference).
-    pub frozen_row: bool,
+    pub row0: Row0,
     pub init: InitRule,
+}
+
+impl Parameter {
+    /// Whether row 0 starts at zero and never changes.
+    pub fn frozen_row(&self) -> bool {
+        self.row0 == Row0::Frozen
+    }
 }
 
 /// All parameters in their order.
@@ -41,6 +60,7 @@ pub struct Layout {
     parameters: Vec<Parameter>,
     len: usize,
     block_starts: Vec<usize>,
+    arch: Arch,
 }
 
 /// Places of one block's parameters in the flat column.
@@ -69,36 +89,36 @@ pub struct OuterRanges {
     pub segment: Range<usize>,
     pub nsp_weight: Range<usize>,
     pub nsp_bias: Range<usize>,
+    /// The vocabulary head's weight; with [`Arch::Bert`] the token embedding itself.
     pub mlm_weight: Range<usize>,
     pub mlm_bias: Range<usize>,
+    /// What only [`Arch::Bert`] has.
+    pub bert: Option<BertRanges>,
+}
+
+/// Places of [`Arch::Bert`]'s further parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BertRanges {
+    pub position: Range<usize>,
+    pub embedding_gain: Range<usize>,
+    pub embedding_shift: Range<usize>,
+    pub pooler_weight: Range<usize>,
+    pub pooler_bias: Range<usize>,
+    pub transform_weight: Range<usize>,
+    pub transform_bias: Range<usize>,
+    pub transform_gain: Range<usize>,
+    pub transform_shift: Range<usize>,
 }
 
 impl Layout {
-    /// The parameters of the reference's BERTLM with this shape.
-    pub fn reference(config: &ModelConfig) -> Self {
-        let (h, ff, v) = (config.hidden, config.feed_forward(), config.vocab_size);
-        let mut builder =
-            Builder { init: config.init, layout: Self { parameters: vec![], len: 0, block_starts: vec![] } };
-        builder.embedding("bert.embedding.token.weight", v, h);
-        builder.embedding("bert.embedding.segment.weight", 3, h);
-        for layer in 0..config.layers {
-            builder.layout.block_starts.push(builder.layout.parameters.len());
-            let block = format!("bert.transformer_blocks.{layer}");
-            for part in 0..3 {
-                builder.weight(&format!("{block}.attention.linear_layers.{part}"), h, h);
-            }
-            for part in 0..3 {
-                builder.bias(&format!("{block}.attention.linear_layers.{part}"), h, h);
-            }
-            builder.linear(&format!("{block}.attention.output_linear"), h, h);
-            builder.linear(&format!("{block}.feed_forward.w_1"), ff, h);
-            builder.linear(&format!("{block}.feed_forward.w_2"), h, ff);
-            builder.norm(&format!("{block}.input_sublayer.norm"), h);
-            builder.norm(&format!("{block}.output_sublayer.norm"), h);
+    /// The parameters of a model of this shape.
+    pub fn new(config: &ModelConfig) -> Self {
+        let layout = Self { parameters: vec![], len: 0, block_starts: vec![], arch: config.arch };
+        let builder = Builder { init: config.init, layout };
+        match config.arch {
+            Arch::Reference => builder.reference(config),
+            Arch::Bert => builder.bert(config),
         }
-        builder.linear("next_sentence.linear", 2, h);
-        builder.linear("mask_lm.linear", v, h);
-        builder.layout
     }
 
     /// All parameters, in the order of the flat column.
@@ -145,13 +165,35 @@ impl Layout {
     pub fn outer(&self) -> OuterRanges {
         let end = self.parameters.len();
         let r = |i: usize| self.parameters[i].range.clone();
-        OuterRanges {
-            token: r(0),
-            segment: r(1),
-            nsp_weight: r(end - 4),
-            nsp_bias: r(end - 3),
-            mlm_weight: r(end - 2),
-            mlm_bias: r(end - 1),
+        match self.arch {
+            Arch::Reference => OuterRanges {
+                token: r(0),
+                segment: r(1),
+                nsp_weight: r(end - 4),
+                nsp_bias: r(end - 3),
+                mlm_weight: r(end - 2),
+                mlm_bias: r(end - 1),
+                bert: None,
+            },
+            Arch::Bert => OuterRanges {
+                token: r(0),
+                segment: r(2),
+                nsp_weight: r(end - 7),
+                nsp_bias: r(end - 6),
+                mlm_weight: r(0),
+                mlm_bias: r(end - 1),
+                bert: Some(BertRanges {
+                    position: r(1),
+                    embedding_gain: r(3),
+                    embedding_shift: r(4),
+                    pooler_weight: r(end - 9),
+                    pooler_bias: r(end - 8),
+                    transform_weight: r(end - 5),
+                    transform_bias: r(end - 4),
+                    transform_gain: r(end - 3),
+                    transform_shift: r(end - 2),
+                }),
+            },
         }
     }
 
@@ -167,11 +209,15 @@ impl Layout {
                 InitRule::Zero => {}
                 InitRule::One => values.fill(1.0),
                 InitRule::Normal(std) => values.iter_mut().for_each(|w| *w = rng.normal() as f32 * std),
+                InitRule::TruncatedNormal(std) => {
+                    let mut draw = || std::iter::repeat_with(|| rng.normal()).find(|x| x.abs() <= 2.0);
+                    values.iter_mut().for_each(|w| *w = draw().expect("the draws never end") as f32 * std);
+                }
                 InitRule::Uniform(bound) => {
                     values.iter_mut().for_each(|w| *w = (2.0 * rng.unit() - 1.0) as f32 * bound);
                 }
             }
-            if p.frozen_row {
+            if p.row0 != Row0::Ordinary {
                 values[..p.shape[1]].fill(0.0);
             }
         }
@@ -185,19 +231,74 @@ struct Builder {
 }
 
 impl Builder {
-    fn push(&mut self, name: String, shape: Vec<usize>, decays: bool, frozen_row: bool, init: InitRule) {
+    /// Names of the reference's state dict.
+    fn reference(mut self, config: &ModelConfig) -> Layout {
+        let (h, ff, v) = (config.hidden, config.feed_forward(), config.vocab_size);
+        self.embedding("bert.embedding.token.weight", v, h, Row0::Frozen);
+        self.embedding("bert.embedding.segment.weight", 3, h, Row0::Frozen);
+        for layer in 0..config.layers {
+            self.layout.block_starts.push(self.layout.parameters.len());
+            let block = format!("bert.transformer_blocks.{layer}");
+            let projections = [0, 1, 2].map(|part| format!("{block}.attention.linear_layers.{part}"));
+            self.projections(&projections, h);
+            self.linear(&format!("{block}.attention.output_linear"), h, h);
+            self.linear(&format!("{block}.feed_forward.w_1"), ff, h);
+            self.linear(&format!("{block}.feed_forward.w_2"), h, ff);
+            self.norm(&format!("{block}.input_sublayer.norm"), ["a_2", "b_2"], h);
+            self.norm(&format!("{block}.output_sublayer.norm"), ["a_2", "b_2"], h);
+        }
+        self.linear("next_sentence.linear", 2, h);
+        self.linear("mask_lm.linear", v, h);
+        self.layout
+    }
+
+    /// Names of transformers' BertForPreTraining.
+    fn bert(mut self, config: &ModelConfig) -> Layout {
+        const NORM: [&str; 2] = ["weight", "bias"];
+        let (h, ff, v) = (config.hidden, config.feed_forward(), config.vocab_size);
+        self.embedding("bert.embeddings.word_embeddings.weight", v, h, Row0::Zero);
+        let positions = config.max_positions;
+        self.embedding("bert.embeddings.position_embeddings.weight", positions, h, Row0::Ordinary);
+        self.embedding("bert.embeddings.token_type_embeddings.weight", 2, h, Row0::Ordinary);
+        self.norm("bert.embeddings.LayerNorm", NORM, h);
+        for layer in 0..config.layers {
+            self.layout.block_starts.push(self.layout.parameters.len());
+            let block = format!("bert.encoder.layer.{layer}");
+            let projections = ["query", "key", "value"].map(|part| format!("{block}.attention.self.{part}"));
+            self.projections(&projections, h);
+            self.linear(&format!("{block}.attention.output.dense"), h, h);
+            self.linear(&format!("{block}.intermediate.dense"), ff, h);
+            self.linear(&format!("{block}.output.dense"), h, ff);
+            self.norm(&format!("{block}.attention.output.LayerNorm"), NORM, h);
+            self.norm(&format!("{block}.output.LayerNorm"), NORM, h);
+        }
+        self.linear("bert.pooler.dense", h, h);
+        self.linear("cls.seq_relationship", 2, h);
+        self.linear("cls.predictions.transform.dense", h, h);
+        self.norm("cls.predictions.transform.LayerNorm", NORM, h);
+        self.push("cls.predictions.bias".to_owned(), vec![v], false, Row0::Ordinary, InitRule::Zero);
+        self.layout
+    }
+
+    /// Three projections whose weights lie together, then their biases.
+    fn projections(&mut self, names: &[String; 3], h: usize) {
+        names.iter().for_each(|name| self.weight(name, h, h));
+        names.iter().for_each(|name| self.bias(name, h, h));
+    }
+
+    fn push(&mut self, name: String, shape: Vec<usize>, decays: bool, row0: Row0, init: InitRule) {
         let start = self.layout.len;
         self.layout.len += shape.iter().product::<usize>();
         let range = start..self.layout.len;
-        self.layout.parameters.push(Parameter { name, shape, range, decays, frozen_row, init });
+        self.layout.parameters.push(Parameter { name, shape, range, decays, row0, init });
     }
 
-    fn embedding(&mut self, name: &str, rows: usize, width: usize) {
-        let std = match self.init {
-            Init::Bert => 0.02,
-            Init::Xavier | Init::Torch => 1.0,
+    fn embedding(&mut self, name: &str, rows: usize, width: usize, row0: Row0) {
+        let init = match self.init {
+            Init::Bert => InitRule::TruncatedNormal(0.02),
+            Init::Xavier | Init::Torch => InitRule::Normal(1.0),
         };
-        self.push(name.to_owned(), vec![rows, width], true, true, InitRule::Normal(std));
+        self.push(name.to_owned(), vec![rows, width], true, row0, init);
     }
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize) {
@@ -208,11 +309,11 @@ impl Builder {
     fn weight(&mut self, name: &str, outputs: usize, inputs: usize) {
         let init = match self.init {
             Init::Xavier => InitRule::Uniform((6.0 / (inputs + outputs) as f32).sqrt()),
-            Init::Bert => InitRule::Normal(0.02),
+            Init::Bert => InitRule::TruncatedNormal(0.02),
             // kaiming_uniform with a = sqrt(5) comes to this bound.
             Init::Torch => InitRule::Uniform((inputs as f32).sqrt().recip()),
         };
-        self.push(format!("{name}.weight"), vec![outputs, inputs], true, false, init);
+        self.push(format!("{name}.weight"), vec![outputs, inputs], true, Row0::Ordinary, init);
     }
 
     fn bias(&mut self, name: &str, outputs: usize, inputs: usize) {
@@ -220,11 +321,11 @@ impl Builder {
             Init::Xavier | Init::Bert => InitRule::Zero,
             Init::Torch => InitRule::Uniform((inputs as f32).sqrt().recip()),
         };
-        self.push(format!("{name}.bias"), vec![outputs], false, false, init);
+        self.push(format!("{name}.bias"), vec![outputs], false, Row0::Ordinary, init);
     }
 
-    fn norm(&mut self, name: &str, width: usize) {
-        self.push(format!("{name}.a_2"), vec![width], false, false, InitRule::One);
-        self.push(format!("{name}.b_2"), vec![width], false, false, InitRule::Zero);
+    fn norm(&mut self, name: &str, [gain, shift]: [&str; 2], width: usize) {
+        self.push(format!("{name}.{gain}"), vec![width], false, Row0::Ordinary, InitRule::One);
+        self.push(format!("{name}.{shift}"), vec![width], false, Row0::Ordinary, InitRule::Zero);
     }
 }

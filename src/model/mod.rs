@@ -18,8 +18,20 @@ pub mod optimizer;
 
 pub use fused::FusedEngine;
 pub use graph::GraphEngine;
-pub use layout::{InitRule, Layout, Parameter};
+pub use layout::{InitRule, Layout, Parameter, Row0};
 pub use optimizer::{Optimizer, OptimizerKind};
+
+/// Which model it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Arch {
+    /// `bert-pytorch`'s BERTLM: norms before the sublayers, sinusoidal positions, an untied head.
+    #[default]
+    Reference,
+    /// The published BERT (Devlin et al. 2018; transformers' BertForPreTraining): norms behind the
+    /// sublayers, learned positions, pooler, and a transform before the head that shares the embedding.
+    Bert,
+}
 
 /// How weights start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -30,16 +42,19 @@ pub enum Init {
     /// token embeddings must be as large to be heard.
     #[default]
     Xavier,
-    /// Normal with standard deviation 0.02, biases zero (Devlin et al. 2018, released code).
+    /// Normal with standard deviation 0.02 cut at two of them, biases zero (Devlin et al. 2018, released
+    /// code).
     Bert,
     /// PyTorch's defaults, which the reference inherits: embeddings N(0, 1), linear layers and their
     /// biases uniform within 1 / sqrt(inputs).
     Torch,
 }
 
-/// Shape of the reference's BERTLM.
+/// Shape of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
+    #[serde(default)]
+    pub arch: Arch,
     /// Rows of the token embedding.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -52,6 +67,14 @@ pub struct ModelConfig {
     pub dropout: f32,
     /// How weights start.
     pub init: Init,
+    /// Rows of [`Arch::Bert`]'s position embedding: the longest sample it can read.
+    #[serde(default = "published_positions")]
+    pub max_positions: usize,
+}
+
+/// Positions of the published BERT models.
+pub fn published_positions() -> usize {
+    512
 }
 
 impl ModelConfig {

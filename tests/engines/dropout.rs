@@ -126,7 +126,7 @@ fn nll(logits: &[f64], label: usize) -> f64 {
 #[test]
 fn masks_are_the_documented_ones_at_every_site() {
     let config = config();
-    let layout = Layout::reference(&config);
+    let layout = Layout::new(&config);
     let weights = linear_weights(&layout);
     let batch = batch(&config, 40, &[9, 1, 35, 40]);
     for (seed, step, first_row) in [(7, 1, 0), (7, 2, 0), (8, 1, 0), (7, 1, 5)] {
@@ -160,7 +160,7 @@ fn masks_leave_the_mean_as_it_is() {
         ..HostBatch::default()
     };
     let (next, not_next) = (labelled(PairLabel::IsNext), labelled(PairLabel::NotNext));
-    let weights = linear_weights(&Layout::reference(&config));
+    let weights = linear_weights(&Layout::new(&config));
     for (name, mut engine) in engines(&config, Optimizer::default(), &weights) {
         let expected =
             engine.evaluate(&not_next).unwrap().nsp_loss() - engine.evaluate(&next).unwrap().nsp_loss();

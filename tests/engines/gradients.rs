@@ -50,7 +50,7 @@ fn every_variable_receives_one_and_padding_none() {
                     true => assert!(largest < 1e-6, "{what}"),
                     false => assert!(largest > 1e-4, "{what}"),
                 }
-                if parameter.frozen_row {
+                if parameter.frozen_row() {
                     assert!(gradient[..parameter.shape[1]].iter().all(|&g| g == 0.0), "{what}");
                 }
             }
@@ -77,9 +77,10 @@ fn finite_differences() {
                 engine.accumulate(&batch, &step).unwrap().loss()
             };
             let mut rng = SampleRng::new(Domain::Survey, 5, &[]);
-            for parameter in bertstream::model::Layout::reference(&config).parameters() {
+            for parameter in bertstream::model::Layout::new(&config).parameters() {
                 let range = parameter.range.clone();
-                let first = if parameter.frozen_row { range.start + parameter.shape[1] } else { range.start };
+                let first =
+                    if parameter.frozen_row() { range.start + parameter.shape[1] } else { range.start };
                 let by_size = |a: &usize, b: &usize| gradients[*a].abs().total_cmp(&gradients[*b].abs());
                 let places = [
                     (first..range.end).max_by(by_size).unwrap(),

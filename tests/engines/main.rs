@@ -13,18 +13,27 @@ mod gradients;
 mod updates;
 
 use bertstream::collate::HostBatch;
-use bertstream::model::{Engine, Init, Layout, ModelConfig, Optimizer};
+use bertstream::model::{Arch, Engine, Init, Layout, ModelConfig, Optimizer};
 use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::PairLabel;
 
 /// A model small enough for thousands of steps.
 fn tiny(dropout: f32) -> ModelConfig {
-    ModelConfig { vocab_size: 23, hidden: 8, layers: 2, heads: 2, dropout, init: Init::Torch }
+    ModelConfig {
+        arch: Arch::Reference,
+        vocab_size: 23,
+        hidden: 8,
+        layers: 2,
+        heads: 2,
+        dropout,
+        init: Init::Torch,
+        max_positions: 512,
+    }
 }
 
 /// Every engine with fresh weights of this configuration.
 fn fresh(config: &ModelConfig) -> Vec<(&'static str, Box<dyn Engine>)> {
-    let weights = Layout::reference(config).initial_weights(11);
+    let weights = Layout::new(config).initial_weights(11);
     common::engines(config, Optimizer::default(), &weights)
 }
 

@@ -48,7 +48,7 @@ impl Scalar {
 fn adam_and_adamw_are_pytorchs() {
     let config = tiny(0.1);
     let batch = batch(&config, 9, &[9, 4, 1]);
-    let weights = Layout::reference(&config).initial_weights(1);
+    let weights = Layout::new(&config).initial_weights(1);
     let cases =
         [OptimizerKind::Adam, OptimizerKind::Adamw].map(|kind| [None, Some(0.5)].map(|clip| (kind, clip)));
     for (kind, clip) in cases.into_iter().flatten() {
@@ -98,7 +98,7 @@ fn frozen_rows_stay_exactly_zero() {
     let mut batch = batch(&config, 9, &[9, 4, 1]);
     // Padding gets no gradient anyhow; its rows are frozen where they are used as tokens, too.
     (batch.ids[2], batch.segments[2]) = (0, 0);
-    let weights = Layout::reference(&config).initial_weights(1);
+    let weights = Layout::new(&config).initial_weights(1);
     for kind in [OptimizerKind::Adam, OptimizerKind::Adamw] {
         let optimizer = Optimizer { kind, ..Optimizer::default() };
         for (name, mut engine) in engines(&config, optimizer, &weights) {
@@ -106,7 +106,7 @@ fn frozen_rows_stay_exactly_zero() {
                 step(&mut *engine, &batch, &Update { step: n, lr: 0.1, clip: None });
             }
             let state = engine.state().unwrap();
-            for parameter in engine.layout().parameters().iter().filter(|p| p.frozen_row) {
+            for parameter in engine.layout().parameters().iter().filter(|p| p.frozen_row()) {
                 let row = parameter.range.start..parameter.range.start + parameter.shape[1];
                 for column in [&state.weights, &state.first, &state.second] {
                     assert!(column[row.clone()].iter().all(|&x| x == 0.0), "{name}: {}", parameter.name);

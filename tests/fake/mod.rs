@@ -118,7 +118,7 @@ pub struct FakeEngine {
 
 impl FakeEngine {
     pub fn new(config: &RunConfig) -> Self {
-        let layout = Layout::reference(&config.model);
+        let layout = Layout::new(&config.model);
         let n = layout.len();
         let weights = layout.initial_weights(config.sample.seed);
         Self {

@@ -6,7 +6,7 @@
 //! their dropout from its key.
 
 use super::kernels::{self, Dropout};
-use super::matmul::{Into, Mat, MatMut, product};
+use super::matmul::{Mat, MatMut, Write, product};
 use crate::model::dropout_coordinate;
 
 /// Widths that a chunk's attention needs.
@@ -73,14 +73,14 @@ pub fn forward(
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
             let scores = &mut scratch.probabilities[..len * len];
-            product(MatMut::new(scores, len, len), Into::Store, q, k.t(), shape.scale());
+            product(MatMut::new(scores, len, len), Write::Store, q, k.t(), shape.scale());
             let log_sums = &mut log_sums[head * tokens + start..][..len];
             kernels::softmax(scores, len, log_sums);
             let coordinate = dropout_coordinate(row_of_step, 0, head);
             kernels::drop_consecutive(scores, len, coordinate, drop, &mut scratch.factors);
             let out = &mut context[start * hidden + column..];
             let out = MatMut::strided(out, len, shape.head_dim, hidden);
-            product(out, Into::Store, Mat::new(scores, len, len), v, 1.0);
+            product(out, Write::Store, Mat::new(scores, len, len), v, 1.0);
         }
     }
 }
@@ -110,9 +110,9 @@ pub fn backward(
             let dp = &mut scratch.gradients[..len * len];
             let dout = Mat::strided(&dcontext[start * hidden + column..], len, shape.head_dim, hidden);
 
-            product(MatMut::new(p, len, len), Into::Store, q, k.t(), shape.scale());
+            product(MatMut::new(p, len, len), Write::Store, q, k.t(), shape.scale());
             kernels::softmax_scaled(p, len, &log_sums[head * tokens + start..][..len], 1.0);
-            product(MatMut::new(dp, len, len), Into::Store, dout, v.t(), 1.0);
+            product(MatMut::new(dp, len, len), Write::Store, dout, v.t(), 1.0);
             let coordinate = dropout_coordinate(row_of_step, 0, head);
             kernels::softmax_backward(p, dp, len, coordinate, drop, &mut scratch.factors);
 
@@ -120,7 +120,7 @@ pub fn backward(
             let mut gradient = |part: usize, lhs, rhs, scale| {
                 let out = &mut dqkv[start * 3 * hidden + part * hidden + column..];
                 let out = MatMut::strided(out, len, shape.head_dim, 3 * hidden);
-                product(out, Into::Store, lhs, rhs, scale);
+                product(out, Write::Store, lhs, rhs, scale);
             };
             gradient(0, dscores, k, shape.scale());
             gradient(1, dscores.t(), q, shape.scale());

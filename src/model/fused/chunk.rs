@@ -5,12 +5,14 @@
 //! gradients of weights are summed, chunk by chunk in order. That is why results do not depend on the
 //! number of threads. Buffers grow to the largest chunk seen and stay.
 
+use std::ops::Range;
+
 use super::attention::{self, Scratch, Shape, Span};
-use super::kernels::{self, Dropout};
-use super::matmul::{linear, linear_input_gradient};
+use super::kernels::{self, Dropout, Gelu, Moments, Norm};
+use super::matmul::{Write, linear, linear_input_gradient};
 use crate::collate::HostBatch;
 use crate::model::layout::{BlockRanges, OuterRanges};
-use crate::model::{DropoutSite, ModelConfig, dropout_coordinate};
+use crate::model::{Arch, DropoutSite, ModelConfig, dropout_coordinate};
 use crate::rng::dropout;
 
 /// The dropout layers of one pass: all off, or keyed by seed and step.
@@ -43,14 +45,28 @@ pub struct Model<'m> {
     pub blocks: &'m [BlockRanges],
     pub outer: &'m OuterRanges,
     pub weights: &'m [f32],
-    /// Sinusoidal positions, `(at least the longest row, hidden)`.
+    /// Sinusoidal or learned positions, `(at least the longest row, hidden)`.
     pub positions: &'m [f32],
     pub dropouts: Dropouts,
 }
 
 impl Model<'_> {
-    fn at(&self, range: &std::ops::Range<usize>) -> &[f32] {
+    pub fn at(&self, range: &Range<usize>) -> &[f32] {
         &self.weights[range.clone()]
+    }
+
+    pub fn norm(&self) -> Norm {
+        match self.config.arch {
+            Arch::Reference => Norm::Unbiased,
+            Arch::Bert => Norm::Standard,
+        }
+    }
+
+    pub fn gelu(&self) -> Gelu {
+        match self.config.arch {
+            Arch::Reference => Gelu::Tanh,
+            Arch::Bert => Gelu::Erf,
+        }
     }
 
     fn shape(&self) -> Shape {
@@ -63,7 +79,9 @@ impl Model<'_> {
 struct Kept {
     /// The block's input `(tokens, h)`.
     x: Vec<f32>,
-    moments1: Vec<(f32, f32)>,
+    /// Input of the first norm where that is not `x`: the attention sublayer's sum `(tokens, h)`.
+    sum1: Vec<f32>,
+    moments1: Vec<Moments>,
     /// Queries, keys and values `(tokens, 3 h)`.
     qkv: Vec<f32>,
     log_sums: Vec<f32>,
@@ -71,7 +89,9 @@ struct Kept {
     context: Vec<f32>,
     /// The residual stream between the sublayers `(tokens, h)`.
     middle: Vec<f32>,
-    moments2: Vec<(f32, f32)>,
+    /// Input of the second norm where that is not `middle`: the feed-forward sublayer's sum `(tokens, h)`.
+    sum2: Vec<f32>,
+    moments2: Vec<Moments>,
     /// The feed-forward layer before its activation `(tokens, 4 h)`.
     inner: Vec<f32>,
 }
@@ -79,12 +99,13 @@ struct Kept {
 /// Gradients and inputs of the four products of one block, for the gradients of their weights.
 #[derive(Default)]
 pub struct BlockGradients {
-    /// Normalised input of the projections, and the gradient of what they give.
-    pub norm1: Vec<f32>,
+    /// Input of the projections where the block does not keep it, and the gradient of what they give.
+    norm1: Vec<f32>,
     pub dqkv: Vec<f32>,
     /// Gradient of the output projection; its input is the kept context.
     pub dout: Vec<f32>,
-    pub norm2: Vec<f32>,
+    /// Input of the feed-forward layer where the block does not keep it.
+    norm2: Vec<f32>,
     pub dinner: Vec<f32>,
     pub activated: Vec<f32>,
     pub dw2: Vec<f32>,
@@ -97,13 +118,16 @@ pub struct BlockGradients {
 pub struct Chunk {
     pub spans: Vec<Span>,
     pub tokens: usize,
-    /// Ids and segments of the tokens.
     pub ids: Vec<u32>,
-    pub segments: Vec<u8>,
-    positions: Vec<u32>,
+    /// Rows of the segment embedding.
+    pub segments: Vec<u32>,
+    pub positions: Vec<u32>,
     /// Dropout coordinates of the tokens.
     coordinates: Vec<u64>,
     kept: Vec<Kept>,
+    /// Input and moments of the embedding's norm, where there is one.
+    embedded: Vec<f32>,
+    embedded_moments: Vec<Moments>,
     /// The last block's output `(tokens, h)`.
     pub output: Vec<f32>,
     /// Gradient of the residual stream `(tokens, h)`, wherever the backward pass stands.
@@ -116,7 +140,7 @@ pub struct Chunk {
 }
 
 /// Makes `buffer` at least `len` long; its content is unspecified.
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+pub fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     if buffer.len() < len {
         buffer.resize(len, T::default());
     }
@@ -125,7 +149,7 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
 
 /// Samples of a batch per chunk: consecutive rows until there are enough tokens. Small enough that four
 /// threads share a small batch, large enough (measured) that a product's packing does not count.
-pub fn split(lengths: &[u32]) -> Vec<std::ops::Range<usize>> {
+pub fn split(lengths: &[u32]) -> Vec<Range<usize>> {
     const MOST_TOKENS: usize = 512;
     const LEAST_TOKENS: usize = 128;
     let all: usize = lengths.iter().map(|&n| n as usize).sum();
@@ -147,7 +171,12 @@ pub fn split(lengths: &[u32]) -> Vec<std::ops::Range<usize>> {
 
 impl Chunk {
     /// Takes rows `rows` of a batch, whose first row is row `first_row` of the step.
-    pub fn load(&mut self, batch: &HostBatch, rows: std::ops::Range<usize>, first_row: usize) {
+    pub fn load(&mut self, batch: &HostBatch, rows: Range<usize>, first_row: usize, arch: Arch) {
+        // BERT numbers its segments from 0 and has no row for padding.
+        let first_segment = match arch {
+            Arch::Reference => 0,
+            Arch::Bert => 1,
+        };
         self.spans.clear();
         self.ids.clear();
         self.segments.clear();
@@ -159,7 +188,7 @@ impl Chunk {
             let row_of_step = first_row + row;
             self.spans.push(Span { start: self.ids.len(), len, row_of_step });
             self.ids.extend_from_slice(&batch.ids[cells.clone()]);
-            self.segments.extend_from_slice(&batch.segments[cells]);
+            self.segments.extend(batch.segments[cells].iter().map(|&s| u32::from(s) - first_segment));
             self.positions.extend(0..len as u32);
             self.coordinates.extend((0..len).map(|p| dropout_coordinate(row_of_step, p, 0)));
         }
@@ -168,83 +197,141 @@ impl Chunk {
 
     /// Embeddings and all blocks: fills `output`, and what the backward pass needs.
     pub fn forward(&mut self, model: &Model<'_>) {
-        let (h, tokens) = (model.config.hidden, self.tokens);
         let layers = model.blocks.len();
         self.kept.resize_with(layers, Kept::default);
         grow(&mut self.factors, 2 * model.config.feed_forward());
         self.embed(model);
         for layer in 0..layers {
-            let (done, rest) = self.kept.split_at_mut(layer + 1);
-            let kept = &mut done[layer];
-            let out = match rest.first_mut() {
-                Some(next) => &mut next.x,
-                None => &mut self.output,
-            };
-            let block = &model.blocks[layer];
-            let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
-
-            let normed = grow(&mut self.narrow, tokens * h);
-            let x = &kept.x[..tokens * h];
-            let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
-            kernels::norm(normed, x, gain, shift, grow(&mut kept.moments1, tokens));
-            let qkv = grow(&mut kept.qkv, tokens * 3 * h);
-            linear(qkv, normed, model.at(&block.qkv_weight), model.at(&block.qkv_bias), tokens);
-            let context = grow(&mut kept.context, tokens * h);
-            let log_sums = grow(&mut kept.log_sums, tokens * model.config.heads);
-            let attention_drop = drop(DropoutSite::Attention);
-            let (spans, shape) = (&self.spans, model.shape());
-            attention::forward(context, log_sums, qkv, spans, shape, &attention_drop, &mut self.scratch);
-            let branch = grow(&mut self.narrow, tokens * h);
-            linear(branch, context, model.at(&block.out_weight), model.at(&block.out_bias), tokens);
-            let middle = grow(&mut kept.middle, tokens * h);
-            let output_drop = drop(DropoutSite::AttentionOutput);
-            kernels::residual(middle, x, branch, h, &self.coordinates, &output_drop, &mut self.factors);
-
-            let normed = grow(&mut self.narrow, tokens * h);
-            let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
-            kernels::norm(normed, middle, gain, shift, grow(&mut kept.moments2, tokens));
-            let inner = grow(&mut kept.inner, tokens * 4 * h);
-            linear(inner, normed, model.at(&block.w1_weight), model.at(&block.w1_bias), tokens);
-            let activated = grow(&mut self.wide, tokens * 4 * h);
-            let inner_drop = drop(DropoutSite::FeedForward);
-            kernels::gelu(activated, inner, 4 * h, &self.coordinates, &inner_drop, &mut self.factors);
-            let branch = grow(&mut self.narrow, tokens * h);
-            linear(branch, activated, model.at(&block.w2_weight), model.at(&block.w2_bias), tokens);
-            let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
-            let out = grow(out, tokens * h);
-            kernels::residual_end(out, middle, branch, h, &self.coordinates, drops, &mut self.factors);
+            match model.config.arch {
+                Arch::Reference => self.forward_pre_norm(model, layer),
+                Arch::Bert => self.forward_post_norm(model, layer),
+            }
         }
     }
 
-    /// Sum of token, position and segment embeddings, with dropout.
+    /// Sum of token, position and segment embeddings, normalised where the architecture does, with dropout.
     fn embed(&mut self, model: &Model<'_>) {
-        let h = model.config.hidden;
+        let (h, n) = (model.config.hidden, self.tokens * model.config.hidden);
         let (token, segment) = (model.at(&model.outer.token), model.at(&model.outer.segment));
         let mut rows = (self.ids.iter().zip(&self.segments).zip(&self.positions).zip(&self.coordinates)).map(
             |(((&id, &s), &p), &coordinate)| {
                 (
                     &token[id as usize * h..][..h],
                     &model.positions[p as usize * h..][..h],
-                    &segment[usize::from(s) * h..][..h],
+                    &segment[s as usize * h..][..h],
                     coordinate,
                 )
             },
         );
         let drop = model.dropouts.at(DropoutSite::Embedding);
-        let out = grow(&mut self.kept[0].x, self.tokens * h);
-        kernels::embed(out, h, &mut rows, &drop, &mut self.factors);
+        let out = grow(&mut self.kept[0].x, n);
+        let Some(bert) = &model.outer.bert else {
+            return kernels::embed(out, h, &mut rows, &drop, &mut self.factors);
+        };
+        let sum = grow(&mut self.embedded, n);
+        kernels::embed(sum, h, &mut rows, &Dropout::OFF, &mut self.factors);
+        let (gain, shift) = (model.at(&bert.embedding_gain), model.at(&bert.embedding_shift));
+        kernels::norm(model.norm(), out, sum, gain, shift, grow(&mut self.embedded_moments, self.tokens));
+        kernels::drop_rows(out, h, &self.coordinates, &drop, &mut self.factors);
+    }
+
+    /// The reference's block: `m = x + drop(attention(norm(x)))`, `drop(m + drop(feed_forward(norm(m))))`.
+    fn forward_pre_norm(&mut self, model: &Model<'_>, layer: usize) {
+        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
+        let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
+        let (done, rest) = self.kept.split_at_mut(layer + 1);
+        let kept = &mut done[layer];
+        let out = rest.first_mut().map_or(&mut self.output, |next| &mut next.x);
+
+        let normed = grow(&mut self.narrow, tokens * h);
+        let x = &kept.x[..tokens * h];
+        let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
+        kernels::norm(model.norm(), normed, x, gain, shift, grow(&mut kept.moments1, tokens));
+        let qkv = grow(&mut kept.qkv, tokens * 3 * h);
+        linear(qkv, normed, model.at(&block.qkv_weight), model.at(&block.qkv_bias), tokens);
+        let context = grow(&mut kept.context, tokens * h);
+        let log_sums = grow(&mut kept.log_sums, tokens * model.config.heads);
+        let attention_drop = drop(DropoutSite::Attention);
+        let (spans, shape) = (&self.spans, model.shape());
+        attention::forward(context, log_sums, qkv, spans, shape, &attention_drop, &mut self.scratch);
+        let branch = grow(&mut self.narrow, tokens * h);
+        linear(branch, context, model.at(&block.out_weight), model.at(&block.out_bias), tokens);
+        let middle = grow(&mut kept.middle, tokens * h);
+        let output_drop = drop(DropoutSite::AttentionOutput);
+        kernels::residual(middle, x, branch, h, &self.coordinates, &output_drop, &mut self.factors);
+
+        let normed = grow(&mut self.narrow, tokens * h);
+        let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
+        kernels::norm(model.norm(), normed, middle, gain, shift, grow(&mut kept.moments2, tokens));
+        let inner = grow(&mut kept.inner, tokens * 4 * h);
+        linear(inner, normed, model.at(&block.w1_weight), model.at(&block.w1_bias), tokens);
+        let activated = grow(&mut self.wide, tokens * 4 * h);
+        let (gelu, inner_drop) = (model.gelu(), drop(DropoutSite::FeedForward));
+        kernels::gelu(gelu, activated, inner, 4 * h, &self.coordinates, &inner_drop, &mut self.factors);
+        let branch = grow(&mut self.narrow, tokens * h);
+        linear(branch, activated, model.at(&block.w2_weight), model.at(&block.w2_bias), tokens);
+        let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
+        let out = grow(out, tokens * h);
+        kernels::residual_end(out, middle, branch, h, &self.coordinates, drops, &mut self.factors);
+    }
+
+    /// BERT's block: `m = norm(x + drop(attention(x)))`, `norm(m + drop(feed_forward(m)))`.
+    fn forward_post_norm(&mut self, model: &Model<'_>, layer: usize) {
+        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
+        let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
+        let (done, rest) = self.kept.split_at_mut(layer + 1);
+        let kept = &mut done[layer];
+        let out = rest.first_mut().map_or(&mut self.output, |next| &mut next.x);
+
+        let x = &kept.x[..tokens * h];
+        let qkv = grow(&mut kept.qkv, tokens * 3 * h);
+        linear(qkv, x, model.at(&block.qkv_weight), model.at(&block.qkv_bias), tokens);
+        let context = grow(&mut kept.context, tokens * h);
+        let log_sums = grow(&mut kept.log_sums, tokens * model.config.heads);
+        let attention_drop = drop(DropoutSite::Attention);
+        let (spans, shape) = (&self.spans, model.shape());
+        attention::forward(context, log_sums, qkv, spans, shape, &attention_drop, &mut self.scratch);
+        let branch = grow(&mut self.narrow, tokens * h);
+        linear(branch, context, model.at(&block.out_weight), model.at(&block.out_bias), tokens);
+        let sum = grow(&mut kept.sum1, tokens * h);
+        let output_drop = drop(DropoutSite::AttentionOutput);
+        kernels::residual(sum, x, branch, h, &self.coordinates, &output_drop, &mut self.factors);
+        let middle = grow(&mut kept.middle, tokens * h);
+        let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
+        kernels::norm(model.norm(), middle, sum, gain, shift, grow(&mut kept.moments1, tokens));
+
+        let inner = grow(&mut kept.inner, tokens * 4 * h);
+        linear(inner, middle, model.at(&block.w1_weight), model.at(&block.w1_bias), tokens);
+        let activated = grow(&mut self.wide, tokens * 4 * h);
+        let (gelu, none) = (model.gelu(), Dropout::OFF);
+        kernels::gelu(gelu, activated, inner, 4 * h, &self.coordinates, &none, &mut self.factors);
+        let branch = grow(&mut self.narrow, tokens * h);
+        linear(branch, activated, model.at(&block.w2_weight), model.at(&block.w2_bias), tokens);
+        let sum = grow(&mut kept.sum2, tokens * h);
+        let output_drop = drop(DropoutSite::FeedForwardOutput);
+        kernels::residual(sum, middle, branch, h, &self.coordinates, &output_drop, &mut self.factors);
+        let out = grow(out, tokens * h);
+        let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
+        kernels::norm(model.norm(), out, sum, gain, shift, grow(&mut kept.moments2, tokens));
     }
 
     /// One block backward: takes the gradient of its output in `dx`, leaves that of its input there, and
     /// fills `gradients` with what the weights' gradients are made of.
     pub fn backward(&mut self, model: &Model<'_>, layer: usize) {
-        let (h, tokens) = (model.config.hidden, self.tokens);
-        let block = &model.blocks[layer];
+        let h = model.config.hidden;
+        grow(&mut self.gradients.sums, Sums::len(h)).fill(0.0);
+        match model.config.arch {
+            Arch::Reference => self.backward_pre_norm(model, layer),
+            Arch::Bert => self.backward_post_norm(model, layer),
+        }
+    }
+
+    fn backward_pre_norm(&mut self, model: &Model<'_>, layer: usize) {
+        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
         let kept = &self.kept[layer];
         let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
         let gradients = &mut self.gradients;
         let dx = &mut self.dx[..tokens * h];
-        grow(&mut gradients.sums, Sums::len(h)).fill(0.0);
         let sums = Sums::split(&mut gradients.sums, h);
 
         // Feed-forward sublayer.
@@ -254,24 +341,26 @@ impl Chunk {
         let dinner = grow(&mut gradients.dinner, tokens * 4 * h);
         linear_input_gradient(dinner, dw2, model.at(&block.w2_weight), tokens, h);
         let activated = grow(&mut gradients.activated, tokens * 4 * h);
-        let inner_drop = drop(DropoutSite::FeedForward);
-        let inner = &kept.inner[..tokens * 4 * h];
-        let factors = &mut self.factors;
+        let (gelu, drops) = (model.gelu(), drop(DropoutSite::FeedForward));
+        let (inner, factors) = (&kept.inner[..tokens * 4 * h], &mut self.factors);
         kernels::gelu_backward(
+            gelu,
             activated,
             dinner,
             inner,
             sums.w1_bias,
             &self.coordinates,
-            &inner_drop,
+            &drops,
             factors,
         );
         let dnorm = grow(&mut self.narrow, tokens * h);
         linear_input_gradient(dnorm, dinner, model.at(&block.w1_weight), tokens, 4 * h);
         let (middle, moments) = (&kept.middle[..tokens * h], &kept.moments2[..tokens]);
         let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
-        kernels::norm_backward(dx, dnorm, middle, gain, moments, sums.norm2_gain, sums.norm2_shift);
-        kernels::norm_again(grow(&mut gradients.norm2, tokens * h), middle, gain, shift, moments);
+        let norm_sums = [sums.norm2_gain, sums.norm2_shift];
+        kernels::norm_backward(model.norm(), dx, Write::Add, dnorm, middle, gain, moments, norm_sums);
+        let normed = grow(&mut gradients.norm2, tokens * h);
+        kernels::norm_again(model.norm(), normed, middle, gain, shift, moments);
 
         // Attention sublayer.
         let dout = grow(&mut gradients.dout, tokens * h);
@@ -289,21 +378,100 @@ impl Chunk {
         linear_input_gradient(dnorm, dqkv, model.at(&block.qkv_weight), tokens, 3 * h);
         let (x, moments) = (&kept.x[..tokens * h], &kept.moments1[..tokens]);
         let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
-        kernels::norm_backward(dx, dnorm, x, gain, moments, sums.norm1_gain, sums.norm1_shift);
-        kernels::norm_again(grow(&mut gradients.norm1, tokens * h), x, gain, shift, moments);
+        let norm_sums = [sums.norm1_gain, sums.norm1_shift];
+        kernels::norm_backward(model.norm(), dx, Write::Add, dnorm, x, gain, moments, norm_sums);
+        kernels::norm_again(model.norm(), grow(&mut gradients.norm1, tokens * h), x, gain, shift, moments);
+    }
+
+    fn backward_post_norm(&mut self, model: &Model<'_>, layer: usize) {
+        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
+        let kept = &self.kept[layer];
+        let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
+        let gradients = &mut self.gradients;
+        let dx = &mut self.dx[..tokens * h];
+        let sums = Sums::split(&mut gradients.sums, h);
+
+        // Feed-forward sublayer: through its norm, then down both ways of its sum.
+        let dsum = grow(&mut self.narrow, tokens * h);
+        let (sum, moments) = (&kept.sum2[..tokens * h], &kept.moments2[..tokens]);
+        let norm_sums = [sums.norm2_gain, sums.norm2_shift];
+        let gain = model.at(&block.norm2_gain);
+        kernels::norm_backward(model.norm(), dsum, Write::Store, dx, sum, gain, moments, norm_sums);
+        let dw2 = grow(&mut gradients.dw2, tokens * h);
+        let drops = [&drop(DropoutSite::FeedForwardOutput), &Dropout::OFF];
+        kernels::residual_backward(dsum, dw2, sums.w2_bias, &self.coordinates, drops, &mut self.factors);
+        let dinner = grow(&mut gradients.dinner, tokens * 4 * h);
+        linear_input_gradient(dinner, dw2, model.at(&block.w2_weight), tokens, h);
+        let activated = grow(&mut gradients.activated, tokens * 4 * h);
+        let (gelu, none) = (model.gelu(), Dropout::OFF);
+        let (inner, factors) = (&kept.inner[..tokens * 4 * h], &mut self.factors);
+        kernels::gelu_backward(
+            gelu,
+            activated,
+            dinner,
+            inner,
+            sums.w1_bias,
+            &self.coordinates,
+            &none,
+            factors,
+        );
+        linear_input_gradient(dx, dinner, model.at(&block.w1_weight), tokens, 4 * h);
+        kernels::add(dx, dsum);
+
+        // Attention sublayer, likewise.
+        let (sum, moments) = (&kept.sum1[..tokens * h], &kept.moments1[..tokens]);
+        let norm_sums = [sums.norm1_gain, sums.norm1_shift];
+        let gain = model.at(&block.norm1_gain);
+        kernels::norm_backward(model.norm(), dsum, Write::Store, dx, sum, gain, moments, norm_sums);
+        let dout = grow(&mut gradients.dout, tokens * h);
+        let drops = [&drop(DropoutSite::AttentionOutput), &Dropout::OFF];
+        kernels::residual_backward(dsum, dout, sums.out_bias, &self.coordinates, drops, &mut self.factors);
+        let dcontext = dx;
+        linear_input_gradient(dcontext, dout, model.at(&block.out_weight), tokens, h);
+        let dqkv = grow(&mut gradients.dqkv, tokens * 3 * h);
+        let (qkv, log_sums) = (&kept.qkv[..tokens * 3 * h], &kept.log_sums[..tokens * model.config.heads]);
+        let attention_drop = drop(DropoutSite::Attention);
+        let (spans, shape, scratch) = (&self.spans, model.shape(), &mut self.scratch);
+        attention::backward(dqkv, dcontext, log_sums, qkv, spans, shape, &attention_drop, scratch);
+        kernels::add_column_sums(sums.qkv_bias, dqkv);
+        let dx = dcontext;
+        linear_input_gradient(dx, dqkv, model.at(&block.qkv_weight), tokens, 3 * h);
+        kernels::add(dx, dsum);
     }
 
     /// The gradient of the embeddings' sum, after the last block's backward pass: `dx` through the
-    /// embedding's dropout.
-    pub fn backward_embedding(&mut self, model: &Model<'_>) {
-        let h = model.config.hidden;
+    /// embedding's dropout and, where there is one, its norm. Gives the sums over the chunk of the norm's
+    /// gain and shift gradients.
+    pub fn backward_embedding(&mut self, model: &Model<'_>) -> Option<[Vec<f32>; 2]> {
+        let (h, tokens) = (model.config.hidden, self.tokens);
         let drop = model.dropouts.at(DropoutSite::Embedding);
-        kernels::drop_rows(&mut self.dx[..self.tokens * h], h, &self.coordinates, &drop, &mut self.factors);
+        let dx = &mut self.dx[..tokens * h];
+        kernels::drop_rows(dx, h, &self.coordinates, &drop, &mut self.factors);
+        let bert = model.outer.bert.as_ref()?;
+        let dnormed = grow(&mut self.narrow, tokens * h);
+        dnormed.copy_from_slice(dx);
+        let (sum, moments) = (&self.embedded[..tokens * h], &self.embedded_moments[..tokens]);
+        let (mut dgain, mut dshift) = (vec![0.0; h], vec![0.0; h]);
+        let sums = [&mut dgain[..], &mut dshift[..]];
+        let gain = model.at(&bert.embedding_gain);
+        kernels::norm_backward(model.norm(), dx, Write::Store, dnormed, sum, gain, moments, sums);
+        Some([dgain, dshift])
     }
 
-    /// Attention's output in block `layer`, before its projection.
-    pub fn context(&self, layer: usize) -> &[f32] {
-        &self.kept[layer].context
+    /// Input of block `layer`; behind the last block its output.
+    pub fn state(&self, layer: usize) -> &[f32] {
+        self.kept.get(layer).map_or(&self.output, |kept| &kept.x)
+    }
+
+    /// Inputs of the four products of block `layer`: projections, output projection, and both halves of
+    /// the feed-forward layer.
+    pub fn inputs(&self, arch: Arch, layer: usize) -> [&[f32]; 4] {
+        let (kept, gradients) = (&self.kept[layer], &self.gradients);
+        let [projections, feed_forward] = match arch {
+            Arch::Reference => [&gradients.norm1, &gradients.norm2],
+            Arch::Bert => [&kept.x, &kept.middle],
+        };
+        [projections, &kept.context, feed_forward, &gradients.activated]
     }
 
     /// A zeroed gradient of the last block's output.

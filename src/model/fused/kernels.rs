@@ -6,6 +6,7 @@
 
 use multiversion::multiversion;
 
+use super::matmul::Write;
 use crate::rng::dropout;
 
 /// One dropout layer in one step; `OFF` keeps everything.
@@ -53,8 +54,52 @@ impl Dropout {
     }
 }
 
-/// Layer norm's epsilon, added to the standard deviation (not to the variance) as in the reference.
-pub const NORM_EPSILON: f32 = 1e-6;
+/// How a layer norm divides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// By the unbiased standard deviation plus 1e-6: the reference's.
+    Unbiased,
+    /// By the root of the biased variance plus 1e-12 (Ba et al. 2016, with BERT's epsilon).
+    Standard,
+}
+
+impl Norm {
+    /// From the sum of a row's squared deviations `c`: the factor on them, and `slope` such that the factor's
+    /// derivative by `c` is `-slope * c`.
+    #[inline(always)]
+    fn factors(self, squares: f32, width: usize) -> (f32, f32) {
+        match self {
+            Self::Unbiased => {
+                let std = (squares / (width - 1) as f32).sqrt();
+                let inverse = 1.0 / (std + 1e-6);
+                // A row without variance has c = 0 everywhere: the term vanishes, whatever its slope.
+                let slope = if std > 0.0 { inverse * inverse / ((width - 1) as f32 * std) } else { 0.0 };
+                (inverse, slope)
+            }
+            Self::Standard => {
+                let inverse = 1.0 / (squares / width as f32 + 1e-12).sqrt();
+                (inverse, inverse * inverse * inverse / width as f32)
+            }
+        }
+    }
+}
+
+/// What the backward pass of a norm needs of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Moments {
+    mean: f32,
+    /// Sum of the squared deviations.
+    squares: f32,
+}
+
+/// Which approximation of GELU (Hendrycks & Gimpel 2016).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gelu {
+    /// Through tanh: the reference's.
+    Tanh,
+    /// The definition, through the error function: BERT's.
+    Erf,
+}
 
 /// Lanes of every sum: the widest vector registers, and fixed so that the order of additions is too.
 const LANES: usize = 16;
@@ -107,11 +152,42 @@ fn exp(x: f32) -> f32 {
 const GELU_SCALE: f32 = 0.797_884_6; // sqrt(2 / pi)
 const GELU_CUBE: f32 = 0.044_715;
 
-/// `tanh` of GELU's inner polynomial, through one exponential.
+/// GELU by its tanh form, and its derivative.
 #[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
+fn gelu_tanh(x: f32) -> (f32, f32) {
     let u = GELU_SCALE * (x + GELU_CUBE * x * x * x);
-    1.0 - 2.0 / (exp(2.0 * u) + 1.0)
+    let tanh = 1.0 - 2.0 / (exp(2.0 * u) + 1.0);
+    let half = 0.5 * (1.0 + tanh);
+    let inner = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x);
+    (x * half, half + 0.5 * x * (1.0 - tanh * tanh) * inner)
+}
+
+/// GELU by its definition `x * P(X <= x)`, and its derivative.
+#[inline(always)]
+fn gelu_erf(x: f32) -> (f32, f32) {
+    let half = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+    let density = 0.398_942_3 * exp(-0.5 * x * x);
+    (x * half, half + x * density)
+}
+
+/// The error function to about 4e-7: `1 - t * exp(-x^2 + polynomial(t))` with `t = 1 / (1 + |x| / 2)`
+/// (Press et al., Numerical Recipes, section 6.2.2).
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let size = x.abs();
+    let t = 1.0 / (1.0 + 0.5 * size);
+    let mut p = 0.170_872_77;
+    p = p * t - 0.822_152_23;
+    p = p * t + 1.488_515_87;
+    p = p * t - 1.135_203_98;
+    p = p * t + 0.278_868_07;
+    p = p * t - 0.186_288_06;
+    p = p * t + 0.096_784_18;
+    p = p * t + 0.374_091_96;
+    p = p * t + 1.000_023_68;
+    p = p * t - 1.265_512_23;
+    let tail = t * exp(p - size * size);
+    if x >= 0.0 { 1.0 - tail } else { tail - 1.0 }
 }
 
 /// `y = dropout(token + position + segment)` for each token of a chunk.
@@ -147,61 +223,62 @@ pub fn drop_rows(values: &mut [f32], width: usize, coordinates: &[u64], drop: &D
     }
 }
 
-/// `y = gain * (x - mean) / (std + eps) + shift` by rows, std unbiased; keeps `(mean, std)` of each row.
+/// `y = gain * normalised(x) + shift` by rows; keeps the moments of each row.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
-pub fn norm(y: &mut [f32], x: &[f32], gain: &[f32], shift: &[f32], moments: &mut [(f32, f32)]) {
+pub fn norm(kind: Norm, y: &mut [f32], x: &[f32], gain: &[f32], shift: &[f32], moments: &mut [Moments]) {
     let width = gain.len();
     for ((y, x), moments) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(moments) {
         let mean = sum_of(width, |j| x[j]) / width as f32;
         let squares = sum_of(width, |j| (x[j] - mean) * (x[j] - mean));
-        let std = (squares / (width - 1) as f32).sqrt();
-        *moments = (mean, std);
-        normalise(y, x, gain, shift, mean, std);
+        *moments = Moments { mean, squares };
+        normalise(kind, y, x, gain, shift, *moments);
     }
 }
 
 /// What [`norm`] gave, from the moments that it kept.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
-pub fn norm_again(y: &mut [f32], x: &[f32], gain: &[f32], shift: &[f32], moments: &[(f32, f32)]) {
+pub fn norm_again(kind: Norm, y: &mut [f32], x: &[f32], gain: &[f32], shift: &[f32], moments: &[Moments]) {
     let width = gain.len();
-    for ((y, x), &(mean, std)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(moments) {
-        normalise(y, x, gain, shift, mean, std);
+    for ((y, x), &moments) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(moments) {
+        normalise(kind, y, x, gain, shift, moments);
     }
 }
 
 #[inline(always)]
-fn normalise(y: &mut [f32], x: &[f32], gain: &[f32], shift: &[f32], mean: f32, std: f32) {
-    let inverse = 1.0 / (std + NORM_EPSILON);
+fn normalise(kind: Norm, y: &mut [f32], x: &[f32], gain: &[f32], shift: &[f32], moments: Moments) {
+    let (inverse, _) = kind.factors(moments.squares, gain.len());
     for j in 0..gain.len() {
-        y[j] = gain[j] * ((x[j] - mean) * inverse) + shift[j];
+        y[j] = gain[j] * ((x[j] - moments.mean) * inverse) + shift[j];
     }
 }
 
-/// Backward of [`norm`]: `dx += ...`, `dgain += ...`, `dshift += ...` from `dy`.
+/// Backward of [`norm`]: `dx` (stored or added to), `dgain += ...`, `dshift += ...` from `dy`.
 ///
-/// With c = x - mean, i = 1 / (std + eps), g = dy * gain: `dx = i * (g - mean(g)) - k * c`, where
-/// `k = i^2 * sum(g * c) / ((width - 1) * std)`; the mean of `c` vanishes, which leaves no other term.
+/// With c = x - mean, i the factor on it, g = dy * gain: `dx = i * (g - mean(g)) - slope * sum(g * c) * c`;
+/// the mean of `c` vanishes, which leaves no other term.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
+#[expect(clippy::too_many_arguments, reason = "three gradients, and what the forward pass takes")]
 pub fn norm_backward(
+    kind: Norm,
     dx: &mut [f32],
+    write: Write,
     dy: &[f32],
     x: &[f32],
     gain: &[f32],
-    moments: &[(f32, f32)],
-    dgain: &mut [f32],
-    dshift: &mut [f32],
+    moments: &[Moments],
+    [dgain, dshift]: [&mut [f32]; 2],
 ) {
     let width = gain.len();
+    let add = write == Write::Add;
     let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width));
-    for (((dx, dy), x), &(mean, std)) in rows.zip(moments) {
-        let inverse = 1.0 / (std + NORM_EPSILON);
+    for (((dx, dy), x), &Moments { mean, squares }) in rows.zip(moments) {
+        let (inverse, slope) = kind.factors(squares, width);
         let mean_g = sum_of(width, |j| dy[j] * gain[j]) / width as f32;
-        let dot = sum_of(width, |j| dy[j] * gain[j] * (x[j] - mean));
-        // A row without variance has c = 0 everywhere: the term vanishes, whatever its factor.
-        let k = if std > 0.0 { inverse * inverse * dot / ((width - 1) as f32 * std) } else { 0.0 };
+        let k = slope * sum_of(width, |j| dy[j] * gain[j] * (x[j] - mean));
         for j in 0..width {
             let c = x[j] - mean;
-            dx[j] += inverse * (dy[j] * gain[j] - mean_g) - k * c;
+            let base = if add { dx[j] } else { 0.0 };
+            dx[j] = base + inverse * (dy[j] * gain[j] - mean_g) - k * c;
             dgain[j] += dy[j] * (c * inverse);
             dshift[j] += dy[j];
         }
@@ -276,9 +353,10 @@ pub fn residual_backward(
     }
 }
 
-/// `out = dropout(gelu(x))`, GELU by its tanh form (Hendrycks & Gimpel 2016).
+/// `out = dropout(gelu(x))`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
 pub fn gelu(
+    kind: Gelu,
     out: &mut [f32],
     x: &[f32],
     width: usize,
@@ -286,11 +364,27 @@ pub fn gelu(
     drop: &Dropout,
     factors: &mut [f32],
 ) {
+    match kind {
+        Gelu::Tanh => gelu_rows(out, x, width, coordinates, drop, factors, |x| gelu_tanh(x).0),
+        Gelu::Erf => gelu_rows(out, x, width, coordinates, drop, factors, |x| gelu_erf(x).0),
+    }
+}
+
+#[inline(always)]
+fn gelu_rows(
+    out: &mut [f32],
+    x: &[f32],
+    width: usize,
+    coordinates: &[u64],
+    drop: &Dropout,
+    factors: &mut [f32],
+    value: impl Fn(f32) -> f32,
+) {
     let factors = &mut factors[..width];
     for ((out, x), &coordinate) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(coordinates) {
         drop.fill(coordinate, factors);
         for j in 0..width {
-            out[j] = 0.5 * x[j] * (1.0 + gelu_tanh(x[j])) * factors[j];
+            out[j] = value(x[j]) * factors[j];
         }
     }
 }
@@ -298,7 +392,9 @@ pub fn gelu(
 /// Backward of [`gelu`] with its forward again: `dy` becomes `dx` in place, its column sums are added to
 /// `dbias`, and `out` gets what the forward pass gave.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
+#[expect(clippy::too_many_arguments, reason = "two results, and what the forward pass takes")]
 pub fn gelu_backward(
+    kind: Gelu,
     out: &mut [f32],
     dy: &mut [f32],
     x: &[f32],
@@ -307,21 +403,52 @@ pub fn gelu_backward(
     drop: &Dropout,
     factors: &mut [f32],
 ) {
+    match kind {
+        Gelu::Tanh => gelu_rows_backward(out, dy, x, dbias, coordinates, drop, factors, gelu_tanh),
+        Gelu::Erf => gelu_rows_backward(out, dy, x, dbias, coordinates, drop, factors, gelu_erf),
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "two results, and what the forward pass takes")]
+fn gelu_rows_backward(
+    out: &mut [f32],
+    dy: &mut [f32],
+    x: &[f32],
+    dbias: &mut [f32],
+    coordinates: &[u64],
+    drop: &Dropout,
+    factors: &mut [f32],
+    value_and_slope: impl Fn(f32) -> (f32, f32),
+) {
     let width = dbias.len();
     let factors = &mut factors[..width];
     let rows = out.chunks_exact_mut(width).zip(dy.chunks_exact_mut(width)).zip(x.chunks_exact(width));
     for (((out, dy), x), &coordinate) in rows.zip(coordinates) {
         drop.fill(coordinate, factors);
         for j in 0..width {
-            let (x, factor) = (x[j], factors[j]);
-            let tanh = gelu_tanh(x);
-            let half = 0.5 * (1.0 + tanh);
-            out[j] = x * half * factor;
-            let inner = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x);
-            let d = dy[j] * factor * (half + 0.5 * x * (1.0 - tanh * tanh) * inner);
+            let (value, slope) = value_and_slope(x[j]);
+            out[j] = value * factors[j];
+            let d = dy[j] * factors[j] * slope;
             dy[j] = d;
             dbias[j] += d;
         }
+    }
+}
+
+/// `values = tanh(values)`.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
+pub fn tanh(values: &mut [f32]) {
+    for value in values {
+        *value = 1.0 - 2.0 / (exp(2.0 * *value) + 1.0);
+    }
+}
+
+/// Backward of [`tanh`] from its result: `dy *= 1 - y^2`.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
+pub fn tanh_backward(dy: &mut [f32], y: &[f32]) {
+    for (dy, y) in dy.iter_mut().zip(y) {
+        *dy *= 1.0 - y * y;
     }
 }
 
@@ -458,6 +585,22 @@ mod tests {
         assert!(exp(-1e9) < 1.3e-38 && exp(f32::NAN).is_nan());
     }
 
+    /// Against the series of the error function in double precision, which converges everywhere here.
+    #[test]
+    fn erf_is_within_a_few_1e_7() {
+        for i in -400..=400 {
+            let x = f64::from(i) / 100.0;
+            let (mut term, mut sum) = (x, x);
+            for n in 1..200 {
+                term *= -x * x / f64::from(n);
+                sum += term / f64::from(2 * n + 1);
+            }
+            let exact = sum * std::f64::consts::FRAC_2_SQRT_PI;
+            assert!((f64::from(erf(x as f32)) - exact).abs() < 5e-7, "erf({x}) is {exact}");
+        }
+        assert_eq!((erf(9.0), erf(-9.0)), (1.0, -1.0));
+    }
+
     #[test]
     fn fast_masks_are_the_defined_ones() {
         let drop = Dropout::new(dropout::site(3, 4, 5), 0.3);
@@ -481,29 +624,46 @@ mod tests {
             let coordinates = [5, 9, 1];
             let mut scratch = vec![0.0; 2 * width];
 
-            let norm_of = |x: &[f32]| {
-                let mut y = vec![0.0; n];
-                norm(&mut y, x, &gain, &shift, &mut vec![(0.0, 0.0); rows]);
-                y
-            };
-            let (mut y, mut moments) = (vec![0.0; n], vec![(0.0, 0.0); rows]);
-            norm(&mut y, &x, &gain, &shift, &mut moments);
-            let (mut dx, mut dgain, mut dshift) = (vec![0.0; n], vec![0.0; width], vec![0.0; width]);
-            norm_backward(&mut dx, &dy, &x, &gain, &moments, &mut dgain, &mut dshift);
-            check_gradient("norm", width, &x, &dy, &dx, norm_of);
-            let mut again = vec![0.0; n];
-            norm_again(&mut again, &x, &gain, &shift, &moments);
-            assert_eq!(y, again);
+            for kind in [Norm::Unbiased, Norm::Standard] {
+                let norm_of = |x: &[f32]| {
+                    let mut y = vec![0.0; n];
+                    norm(kind, &mut y, x, &gain, &shift, &mut vec![Moments::default(); rows]);
+                    y
+                };
+                let (mut y, mut moments) = (vec![0.0; n], vec![Moments::default(); rows]);
+                norm(kind, &mut y, &x, &gain, &shift, &mut moments);
+                let (mut dx, mut dgain, mut dshift) = (vec![7.0; n], vec![0.0; width], vec![0.0; width]);
+                let sums = [&mut dgain[..], &mut dshift];
+                norm_backward(kind, &mut dx, Write::Store, &dy, &x, &gain, &moments, sums);
+                check_gradient("norm", width, &x, &dy, &dx, norm_of);
+                let (mut added, sums) = (vec![1.0; n], [&mut dgain[..], &mut dshift]);
+                norm_backward(kind, &mut added, Write::Add, &dy, &x, &gain, &moments, sums);
+                assert!(added.iter().zip(&dx).all(|(a, d)| (a - 1.0 - d).abs() < 1e-4 * (1.0 + d.abs())));
+                let mut again = vec![0.0; n];
+                norm_again(kind, &mut again, &x, &gain, &shift, &moments);
+                assert_eq!(y, again);
+            }
 
-            let gelu_of = |x: &[f32]| {
-                let (mut y, mut factors) = (vec![0.0; n], vec![0.0; width]);
-                gelu(&mut y, x, width, &coordinates, &drop, &mut factors);
+            for kind in [Gelu::Tanh, Gelu::Erf] {
+                let gelu_of = |x: &[f32]| {
+                    let (mut y, mut factors) = (vec![0.0; n], vec![0.0; width]);
+                    gelu(kind, &mut y, x, width, &coordinates, &drop, &mut factors);
+                    y
+                };
+                let (mut out, mut d, mut dbias) = (vec![0.0; n], dy.clone(), vec![0.0; width]);
+                gelu_backward(kind, &mut out, &mut d, &x, &mut dbias, &coordinates, &drop, &mut scratch);
+                check_gradient("gelu", width, &x, &dy, &d, gelu_of);
+                assert_eq!(out, gelu_of(&x));
+            }
+
+            let tanh_of = |x: &[f32]| {
+                let mut y = x.to_vec();
+                tanh(&mut y);
                 y
             };
-            let (mut out, mut d, mut dbias) = (vec![0.0; n], dy.clone(), vec![0.0; width]);
-            gelu_backward(&mut out, &mut d, &x, &mut dbias, &coordinates, &drop, &mut scratch);
-            check_gradient("gelu", width, &x, &dy, &d, gelu_of);
-            assert_eq!(out, gelu_of(&x));
+            let mut d = dy.clone();
+            tanh_backward(&mut d, &tanh_of(&x));
+            check_gradient("tanh", width, &x, &dy, &d, tanh_of);
 
             let softmax_of = |x: &[f32]| {
                 let mut p = x.to_vec();

@@ -65,7 +65,7 @@ fn assert_covers(len: usize, rows: usize, cols: usize, row_stride: usize) {
 
 /// What becomes of the output's old content.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Into {
+pub enum Write {
     /// It is replaced.
     Store,
     /// The product is added to it.
@@ -76,7 +76,7 @@ pub enum Into {
 ///
 /// # Panics
 /// Where the shapes do not fit each other, which is a bug of the caller.
-pub fn product(out: MatMut<'_>, into: Into, lhs: Mat<'_>, rhs: Mat<'_>, scale: f32) {
+pub fn product(out: MatMut<'_>, write: Write, lhs: Mat<'_>, rhs: Mat<'_>, scale: f32) {
     assert_eq!((lhs.rows, rhs.cols, lhs.cols), (out.rows, out.cols, rhs.rows), "shapes of a product");
     if out.rows == 0 || out.cols == 0 {
         return;
@@ -92,7 +92,7 @@ pub fn product(out: MatMut<'_>, into: Into, lhs: Mat<'_>, rhs: Mat<'_>, scale: f
             out.data.as_mut_ptr(),
             out.row_stride as isize,
             1,
-            into == Into::Add,
+            write == Write::Add,
             rhs.data.as_ptr(),
             rhs.row_stride as isize,
             rhs.col_stride as isize,
@@ -117,14 +117,14 @@ pub fn linear(out: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], tokens: 
         row.copy_from_slice(bias);
     }
     let out = MatMut::new(out, tokens, outputs);
-    product(out, Into::Add, Mat::new(x, tokens, inputs), Mat::new(weight, outputs, inputs).t(), 1.0);
+    product(out, Write::Add, Mat::new(x, tokens, inputs), Mat::new(weight, outputs, inputs).t(), 1.0);
 }
 
 /// `dx (tokens, inputs) = dy (tokens, outputs) · weight (outputs, inputs)`: its gradient on the way down.
 pub fn linear_input_gradient(dx: &mut [f32], dy: &[f32], weight: &[f32], tokens: usize, outputs: usize) {
     let inputs = weight.len() / outputs;
     let dx = MatMut::new(dx, tokens, inputs);
-    product(dx, Into::Store, Mat::new(dy, tokens, outputs), Mat::new(weight, outputs, inputs), 1.0);
+    product(dx, Write::Store, Mat::new(dy, tokens, outputs), Mat::new(weight, outputs, inputs), 1.0);
 }
 
 /// `dw[rows of out] += dy[:, rows of out]^T · x`: rows `from_row..` of a linear layer's weight gradient, as
@@ -143,7 +143,7 @@ pub fn add_weight_gradient(
     }
     let rows = dw.len() / inputs;
     let dy = Mat::strided(&dy[from_row..], tokens, rows, outputs);
-    product(MatMut::new(dw, rows, inputs), Into::Add, dy.t(), Mat::new(x, tokens, inputs), 1.0);
+    product(MatMut::new(dw, rows, inputs), Write::Add, dy.t(), Mat::new(x, tokens, inputs), 1.0);
 }
 
 #[cfg(test)]
@@ -159,7 +159,7 @@ mod tests {
     fn products_of_views_equal_the_triple_loop() {
         for (m, n, k) in [(1, 1, 1), (3, 5, 2), (16, 17, 33), (70, 4, 9), (2, 3, 0)] {
             let (a, b) = (counting(m * (k + 2)), counting(n * (k + 1)));
-            for (into, start) in [(Into::Store, 0.0), (Into::Add, 1.5)] {
+            for (into, start) in [(Write::Store, 0.0), (Write::Add, 1.5)] {
                 let mut out = vec![1.5; m * (n + 3)];
                 let view = MatMut::strided(&mut out, m, n, n + 3);
                 product(view, into, Mat::strided(&a, m, k, k + 2), Mat::strided(&b, n, k, k + 1).t(), 0.5);

@@ -8,17 +8,21 @@
 use rayon::prelude::*;
 
 use super::layout::{BlockRanges, OuterRanges};
-use super::{Engine, Layout, ModelConfig, Optimizer, Outcome, Pass, Predictions, State, Update, Updated};
+use super::{
+    Arch, Engine, Layout, ModelConfig, Optimizer, Outcome, Pass, Predictions, State, Update, Updated,
+};
 use crate::collate::HostBatch;
 use crate::sample::PairLabel;
 use crate::{Error, Result};
 
 mod attention;
+mod bert_heads;
 mod chunk;
 mod kernels;
 mod matmul;
 mod vocabulary;
 
+use bert_heads::{Pooler, Transform};
 use chunk::{Chunk, Dropouts, Model};
 use vocabulary::VocabularyHead;
 
@@ -31,11 +35,34 @@ pub struct FusedEngine {
     optimizer: Optimizer,
     state: State,
     gradients: Vec<f32>,
-    positions: Vec<f32>,
+    /// Positions of the reference, as many as the longest sample so far needed.
+    sinusoids: Vec<f32>,
     /// Chunks of the batch at hand come first; later ones wait for larger batches.
     chunks: Vec<Chunk>,
     head: VocabularyHead,
+    transform: Transform,
+    pooler: Pooler,
+    /// The samples' first tokens behind the last block, and the gradients of what the pair head reads.
+    firsts: Vec<f32>,
+    dfeatures: Vec<f32>,
     pool: rayon::ThreadPool,
+}
+
+/// What chunks read, borrowed field by field so that the engine's buffers stay free.
+macro_rules! model {
+    ($engine:ident, $dropouts:expr) => {
+        Model {
+            config: &$engine.config,
+            blocks: &$engine.blocks,
+            outer: &$engine.outer,
+            weights: &$engine.state.weights,
+            positions: match &$engine.outer.bert {
+                Some(bert) => &$engine.state.weights[bert.position.clone()],
+                None => &$engine.sinusoids,
+            },
+            dropouts: $dropouts,
+        }
+    };
 }
 
 /// A place in the chunked batch.
@@ -46,7 +73,7 @@ struct Place {
 }
 
 impl FusedEngine {
-    /// An engine with these weights (in the order of [`Layout::reference`]) and zero moments, working on
+    /// An engine with these weights (in the order of [`Layout::new`]) and zero moments, working on
     /// `threads` threads of its own.
     ///
     /// # Errors
@@ -59,7 +86,7 @@ impl FusedEngine {
         threads: usize,
     ) -> Result<Self> {
         config.check()?;
-        let layout = Layout::reference(config);
+        let layout = Layout::new(config);
         let zeros = vec![0.0; layout.len()];
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.max(1))
@@ -73,9 +100,13 @@ impl FusedEngine {
             optimizer,
             state: State { weights: vec![], first: vec![], second: vec![] },
             gradients: vec![],
-            positions: vec![],
+            sinusoids: vec![],
             chunks: vec![],
             head: VocabularyHead::new(config),
+            transform: Transform::default(),
+            pooler: Pooler::default(),
+            firsts: vec![],
+            dfeatures: vec![],
             layout,
             pool,
         };
@@ -83,29 +114,59 @@ impl FusedEngine {
         Ok(engine)
     }
 
+    /// The embeddings and each block's output, `layers + 1` columns `(rows, seq_len, hidden)`, without
+    /// dropout. Padded positions are zero: nothing is computed there.
+    ///
+    /// # Errors
+    /// Those of [`Engine::evaluate`].
+    pub fn hidden_states(&mut self, batch: &HostBatch) -> Result<Vec<Vec<f32>>> {
+        let used = self.forward(batch, 0, Dropouts::OFF)?;
+        let (h, layers) = (self.config.hidden, self.config.layers);
+        let mut states = vec![vec![0.0; batch.rows * batch.seq_len * h]; layers + 1];
+        for (row, place) in row_places(&self.chunks[..used]).iter().enumerate() {
+            let values = batch.lengths[row] as usize * h;
+            for (layer, state) in states.iter_mut().enumerate() {
+                let source = &self.chunks[place.chunk].state(layer)[place.token * h..][..values];
+                state[row * batch.seq_len * h..][..values].copy_from_slice(source);
+            }
+        }
+        Ok(states)
+    }
+
     /// Forward through embeddings and blocks: the number of chunks in use.
     fn forward(&mut self, batch: &HostBatch, first_row: usize, dropouts: Dropouts) -> Result<usize> {
         super::batch::check(batch, self.config.vocab_size)?;
         let longest = batch.lengths.iter().map(|&n| n as usize).max().unwrap_or(0);
-        if self.positions.len() < longest * self.config.hidden {
-            self.positions = super::sinusoids(longest, self.config.hidden);
+        let in_a_segment = |(row, &len): (usize, &u32)| {
+            batch.segments[row * batch.seq_len..][..len as usize].iter().all(|&s| s > 0)
+        };
+        match self.config.arch {
+            Arch::Bert if !batch.lengths.iter().enumerate().all(in_a_segment) => {
+                return Err(Error::data(
+                    "batch: a token of no segment, for which --arch bert has no embedding",
+                ));
+            }
+            Arch::Reference if self.sinusoids.len() < longest * self.config.hidden => {
+                self.sinusoids = super::sinusoids(longest, self.config.hidden);
+            }
+            Arch::Bert if longest > self.config.max_positions => {
+                return Err(Error::data(format!(
+                    "batch: a sample of {longest} tokens, but the model has learned positions for {} only: cut \
+                     samples with --seq-len",
+                    self.config.max_positions
+                )));
+            }
+            Arch::Reference | Arch::Bert => {}
         }
         let ranges = chunk::split(&batch.lengths);
         if self.chunks.len() < ranges.len() {
             self.chunks.resize_with(ranges.len(), Chunk::default);
         }
-        let model = Model {
-            config: &self.config,
-            blocks: &self.blocks,
-            outer: &self.outer,
-            weights: &self.state.weights,
-            positions: &self.positions,
-            dropouts,
-        };
+        let model = model!(self, dropouts);
         let chunks = &mut self.chunks[..ranges.len()];
         self.pool.install(|| {
             chunks.par_iter_mut().zip(ranges.par_iter()).with_max_len(1).for_each(|(chunk, rows)| {
-                chunk.load(batch, rows.clone(), first_row);
+                chunk.load(batch, rows.clone(), first_row, model.config.arch);
                 chunk.forward(&model);
             });
         });
@@ -122,37 +183,31 @@ impl FusedEngine {
         batch.masked.iter().map(|&flat| place(flat)).collect()
     }
 
-    /// Rows of the last block's output at `places`, `(places, hidden)`.
-    fn gather(&mut self, places: &[Place]) {
-        let h = self.config.hidden;
-        self.head.inputs.clear();
-        for place in places {
-            self.head.inputs.extend_from_slice(&self.chunks[place.chunk].output[place.token * h..][..h]);
-        }
-    }
-
     /// Forward without dropout, and both heads; `predictions` are filled where wanted.
     fn infer(&mut self, batch: &HostBatch, mut predictions: Option<&mut Predictions>) -> Result<Outcome> {
         let used = self.forward(batch, 0, Dropouts::OFF)?;
         let places = self.masked_places(batch, used);
+        let rows = row_places(&self.chunks[..used]);
+        let (model, chunks) = (model!(self, Dropouts::OFF), &self.chunks[..used]);
         let mut outcome = Outcome::default();
-        let h = self.config.hidden;
-        for (places, labels) in
-            places.chunks(vocabulary::MOST_ROWS).zip(batch.labels.chunks(vocabulary::MOST_ROWS))
-        {
-            self.gather(places);
-            let weights = &self.state.weights;
-            let (weight, bias) =
-                (&weights[self.outer.mlm_weight.clone()], &weights[self.outer.mlm_bias.clone()]);
+        for (places, labels) in in_rounds(&places, &batch.labels) {
+            gather(&mut self.head.inputs, chunks, places, self.config.hidden);
+            if let Some(bert) = &self.outer.bert {
+                self.transform.forward(&model, bert, &mut self.head.inputs);
+            }
+            let (weight, bias) = (model.at(&self.outer.mlm_weight), model.at(&self.outer.mlm_bias));
             self.pool.install(|| self.head.forward(weight, bias, labels, &mut outcome));
             if let Some(predictions) = predictions.as_deref_mut() {
                 self.head.append_log_probabilities(&mut predictions.mlm);
             }
         }
-        let rows = row_places(&self.chunks[..used]);
-        for (place, &label) in rows.iter().zip(&batch.pairs) {
-            let x = &self.chunks[place.chunk].output[place.token * h..][..h];
-            let log_probabilities = self.pair_log_probabilities(x);
+        gather(&mut self.firsts, chunks, &rows, self.config.hidden);
+        let features = match &self.outer.bert {
+            Some(bert) => self.pooler.forward(&model, bert, &self.firsts),
+            None => &self.firsts,
+        };
+        for (x, &label) in features.chunks_exact(self.config.hidden).zip(&batch.pairs) {
+            let log_probabilities = pair_log_probabilities(&model, x);
             count_pair(log_probabilities, label, &mut outcome);
             if let Some(predictions) = predictions.as_deref_mut() {
                 predictions.nsp.extend_from_slice(&log_probabilities);
@@ -161,96 +216,97 @@ impl FusedEngine {
         Ok(outcome)
     }
 
-    /// The next-sentence head on one row: log-probabilities of "not next" and "is next".
-    fn pair_log_probabilities(&self, x: &[f32]) -> [f32; 2] {
-        let weight = &self.state.weights[self.outer.nsp_weight.clone()];
-        let bias = &self.state.weights[self.outer.nsp_bias.clone()];
-        let logit = |class: usize| -> f32 {
-            let weight = &weight[class * x.len()..][..x.len()];
-            bias[class] + weight.iter().zip(x).map(|(w, x)| w * x).sum::<f32>()
-        };
-        let logits = [logit(0), logit(1)];
-        let max = logits[0].max(logits[1]);
-        let log_sum = max + ((logits[0] - max).exp() + (logits[1] - max).exp()).ln();
-        logits.map(|logit| logit - log_sum)
-    }
-
     /// Both tasks' heads forward and backward: leaves the gradient of the last block's output in the
     /// chunks' `dx`.
     fn heads(&mut self, batch: &HostBatch, pass: &Pass, used: usize) -> Outcome {
         let h = self.config.hidden;
         let mut outcome = Outcome::default();
-        for chunk in &mut self.chunks[..used] {
-            chunk.zero_dx(h);
-        }
+        self.chunks[..used].iter_mut().for_each(|chunk| chunk.zero_dx(h));
         let places = self.masked_places(batch, used);
+        let model = model!(self, Dropouts::OFF);
         let mlm_weight = weight_of(pass.masked_in_step);
-        for (places, labels) in
-            places.chunks(vocabulary::MOST_ROWS).zip(batch.labels.chunks(vocabulary::MOST_ROWS))
-        {
-            self.gather(places);
+        for (places, labels) in in_rounds(&places, &batch.labels) {
+            gather(&mut self.head.inputs, &self.chunks, places, h);
+            if let Some(bert) = &self.outer.bert {
+                self.transform.forward(&model, bert, &mut self.head.inputs);
+            }
             let (weight, bias) = (self.outer.mlm_weight.clone(), self.outer.mlm_bias.clone());
-            let weights = &self.state.weights;
-            // The bias lies directly behind the weight in the layout.
-            let (dweight, dbias) = self.gradients[weight.start..bias.end].split_at_mut(weight.len());
-            let (head, weight, bias) = (&mut self.head, &weights[weight], &weights[bias]);
-            let dx = self.pool.install(|| {
+            // The bias lies behind the weight in every layout.
+            let (before, behind) = self.gradients.split_at_mut(bias.start);
+            let (dweight, dbias) = (&mut before[weight.clone()], &mut behind[..bias.len()]);
+            let (head, weight, bias) = (&mut self.head, model.at(&weight), model.at(&bias));
+            let mut dx = self.pool.install(|| {
                 head.forward(weight, bias, labels, &mut outcome);
                 head.backward(weight, labels, mlm_weight, dweight, dbias)
             });
-            for (place, dx) in places.iter().zip(dx.chunks_exact(h)) {
-                self.chunks[place.chunk].dx[place.token * h..][..h].copy_from_slice(dx);
+            if let Some(bert) = &self.outer.bert {
+                dx = self.transform.backward(&model, bert, dx, &mut self.gradients);
             }
+            scatter_add(&mut self.chunks, places, dx, h);
         }
-        let nsp_weight = weight_of(pass.pairs_in_step);
+
         let rows = row_places(&self.chunks[..used]);
-        for (place, &label) in rows.iter().zip(&batch.pairs) {
+        gather(&mut self.firsts, &self.chunks, &rows, h);
+        let features = match &self.outer.bert {
+            Some(bert) => self.pooler.forward(&model, bert, &self.firsts),
+            None => &self.firsts,
+        };
+        self.dfeatures.clear();
+        self.dfeatures.resize(features.len(), 0.0);
+        let nsp_weight = weight_of(pass.pairs_in_step);
+        let rows_of_features = features.chunks_exact(h).zip(self.dfeatures.chunks_exact_mut(h));
+        for ((x, dx), &label) in rows_of_features.zip(&batch.pairs) {
             if label == PairLabel::None {
                 continue;
             }
-            let chunk = &mut self.chunks[place.chunk];
-            let cells = place.token * h..(place.token + 1) * h;
-            let x = chunk.output[cells.clone()].to_vec();
-            let log_probabilities = self.pair_log_probabilities(&x);
+            let log_probabilities = pair_log_probabilities(&model, x);
             count_pair(log_probabilities, label, &mut outcome);
-            let dx = &mut self.chunks[place.chunk].dx[cells];
             for (class, log_probability) in log_probabilities.into_iter().enumerate() {
                 let target = if class == label as usize { 1.0 } else { 0.0 };
                 let d = nsp_weight * (log_probability.exp() - target);
                 let row = self.outer.nsp_weight.start + class * h;
                 for j in 0..h {
-                    dx[j] += d * self.state.weights[row + j];
+                    dx[j] += d * model.weights[row + j];
                     self.gradients[row + j] += d * x[j];
                 }
                 self.gradients[self.outer.nsp_bias.start + class] += d;
             }
         }
+        let dfirsts = match &self.outer.bert {
+            Some(bert) => self.pooler.backward(&model, bert, &mut self.dfeatures, &mut self.gradients),
+            None => &self.dfeatures,
+        };
+        scatter_add(&mut self.chunks, &rows, dfirsts, h);
         outcome
     }
 
     /// All blocks and the embeddings backward, from the chunks' `dx`.
     fn backward(&mut self, used: usize, dropouts: Dropouts) {
-        let model = Model {
-            config: &self.config,
-            blocks: &self.blocks,
-            outer: &self.outer,
-            weights: &self.state.weights,
-            positions: &self.positions,
-            dropouts,
-        };
+        let model = model!(self, dropouts);
         let (h, chunks, gradients) = (self.config.hidden, &mut self.chunks[..used], &mut self.gradients);
+        let outer = &self.outer;
         self.pool.install(|| {
             for layer in (0..self.blocks.len()).rev() {
                 chunks.par_iter_mut().with_max_len(1).for_each(|chunk| chunk.backward(&model, layer));
-                let block = &self.blocks[layer];
-                add_block_gradients(gradients, block, layer, chunks, h);
+                add_block_gradients(gradients, &model, layer, chunks);
                 for chunk in chunks.iter_mut() {
-                    chunk.add_sums(gradients, block, h);
+                    chunk.add_sums(gradients, &self.blocks[layer], h);
                 }
             }
-            chunks.par_iter_mut().for_each(|chunk| chunk.backward_embedding(&model));
-            add_embedding_gradients(&mut gradients[self.outer.token.clone()], h, chunks, |c| &c.ids);
-            add_embedding_gradients(&mut gradients[self.outer.segment.clone()], h, chunks, |c| &c.segments);
+            let sums: Vec<_> =
+                chunks.par_iter_mut().with_max_len(1).map(|chunk| chunk.backward_embedding(&model)).collect();
+            // Row 0 of the token embedding is padding, and of the reference's segments too.
+            add_embedding_gradients(&mut gradients[outer.token.clone()], 1, h, chunks, |c| &c.ids);
+            let first_segment = if outer.bert.is_some() { 0 } else { 1 };
+            let segments = &mut gradients[outer.segment.clone()];
+            add_embedding_gradients(segments, first_segment, h, chunks, |c| &c.segments);
+            let Some(bert) = &outer.bert else { return };
+            let positions = &mut gradients[bert.position.clone()];
+            add_embedding_gradients(positions, 0, h, chunks, |c| &c.positions);
+            for [dgain, dshift] in sums.into_iter().flatten() {
+                kernels::add(&mut gradients[bert.embedding_gain.clone()], &dgain);
+                kernels::add(&mut gradients[bert.embedding_shift.clone()], &dshift);
+            }
         });
     }
 }
@@ -311,6 +367,39 @@ fn weight_of(count: usize) -> f32 {
     if count == 0 { 0.0 } else { 1.0 / count as f32 }
 }
 
+/// Places and labels, as many at a time as the vocabulary head takes.
+fn in_rounds<'a>(places: &'a [Place], labels: &'a [u32]) -> impl Iterator<Item = (&'a [Place], &'a [u32])> {
+    places.chunks(vocabulary::MOST_ROWS).zip(labels.chunks(vocabulary::MOST_ROWS))
+}
+
+/// Rows of the last block's output at `places`, `(places, hidden)`.
+fn gather(rows: &mut Vec<f32>, chunks: &[Chunk], places: &[Place], h: usize) {
+    rows.clear();
+    for place in places {
+        rows.extend_from_slice(&chunks[place.chunk].output[place.token * h..][..h]);
+    }
+}
+
+/// Adds rows `(places, hidden)` to the gradients of the last block's output.
+fn scatter_add(chunks: &mut [Chunk], places: &[Place], rows: &[f32], h: usize) {
+    for (place, row) in places.iter().zip(rows.chunks_exact(h)) {
+        kernels::add(&mut chunks[place.chunk].dx[place.token * h..][..h], row);
+    }
+}
+
+/// The pair head on one row of features: log-probabilities of "not next" and "is next".
+fn pair_log_probabilities(model: &Model<'_>, x: &[f32]) -> [f32; 2] {
+    let (weight, bias) = (model.at(&model.outer.nsp_weight), model.at(&model.outer.nsp_bias));
+    let logit = |class: usize| -> f32 {
+        let weight = &weight[class * x.len()..][..x.len()];
+        bias[class] + weight.iter().zip(x).map(|(w, x)| w * x).sum::<f32>()
+    };
+    let logits = [logit(0), logit(1)];
+    let max = logits[0].max(logits[1]);
+    let log_sum = max + ((logits[0] - max).exp() + (logits[1] - max).exp()).ln();
+    logits.map(|logit| logit - log_sum)
+}
+
 fn count_pair(log_probabilities: [f32; 2], label: PairLabel, outcome: &mut Outcome) {
     if label == PairLabel::None {
         return;
@@ -327,65 +416,64 @@ fn row_places(chunks: &[Chunk]) -> Vec<Place> {
     spans.map(|(chunk, token)| Place { chunk, token }).collect()
 }
 
-/// Gradient of a layer's output and the layer's input, of one chunk in one block.
-type Operands = fn(&Chunk, usize) -> (&[f32], &[f32]);
-
-/// One task of a block's weight gradients: some rows of one weight.
+/// One task of a block's weight gradients: some rows of one of its four weights.
 struct WeightTask<'g> {
     rows: &'g mut [f32],
     from_row: usize,
     outputs: usize,
     inputs: usize,
-    operands: Operands,
+    weight: usize,
 }
 
 /// Gradients of a block's four weights, summed over the chunks in order. Tasks of equal size, cut by the
 /// model's shape alone.
-fn add_block_gradients(flat: &mut [f32], block: &BlockRanges, layer: usize, chunks: &[Chunk], h: usize) {
+fn add_block_gradients(flat: &mut [f32], model: &Model<'_>, layer: usize, chunks: &[Chunk]) {
+    let (h, block) = (model.config.hidden, &model.blocks[layer]);
     let quarter = h.div_ceil(4);
-    let weights: [(_, usize, usize, usize, Operands); 4] = [
-        (&block.qkv_weight, 3 * h, h, h, |c, _| (&c.gradients.dqkv, &c.gradients.norm1)),
-        (&block.out_weight, h, h, h, |c, layer| (&c.gradients.dout, c.context(layer))),
-        (&block.w1_weight, 4 * h, h, h, |c, _| (&c.gradients.dinner, &c.gradients.norm2)),
-        (&block.w2_weight, h, 4 * h, quarter, |c, _| (&c.gradients.dw2, &c.gradients.activated)),
+    let weights = [
+        (&block.qkv_weight, 3 * h, h, h),
+        (&block.out_weight, h, h, h),
+        (&block.w1_weight, 4 * h, h, h),
+        (&block.w2_weight, h, 4 * h, quarter),
     ];
     let mut tasks = vec![];
     let (mut rest, mut at) = (flat, 0);
-    for (range, outputs, inputs, rows_per_task, operands) in weights {
-        let (weight, behind) = rest[range.start - at..].split_at_mut(range.len());
+    for (weight, (range, outputs, inputs, rows_per_task)) in weights.into_iter().enumerate() {
+        let (values, behind) = rest[range.start - at..].split_at_mut(range.len());
         (rest, at) = (behind, range.end);
-        for (i, rows) in weight.chunks_mut(rows_per_task * inputs).enumerate() {
-            tasks.push(WeightTask { rows, from_row: i * rows_per_task, outputs, inputs, operands });
+        for (i, rows) in values.chunks_mut(rows_per_task * inputs).enumerate() {
+            tasks.push(WeightTask { rows, from_row: i * rows_per_task, outputs, inputs, weight });
         }
     }
     tasks.into_par_iter().with_max_len(1).for_each(|task| {
+        let WeightTask { rows, from_row, outputs, inputs, weight } = task;
         for chunk in chunks {
-            let (dy, x) = (task.operands)(chunk, layer);
-            let WeightTask { from_row, outputs, inputs, .. } = task;
-            matmul::add_weight_gradient(task.rows, from_row, dy, outputs, x, inputs, chunk.tokens);
+            let x = chunk.inputs(model.config.arch, layer)[weight];
+            let gradients = &chunk.gradients;
+            let dy = [&gradients.dqkv, &gradients.dout, &gradients.dinner, &gradients.dw2][weight];
+            matmul::add_weight_gradient(rows, from_row, dy, outputs, x, inputs, chunk.tokens);
         }
     });
 }
 
-/// Gradients of an embedding table: each token's `dx` added to its row, in the order of the tokens. Row 0
-/// is padding and gets none. Tasks own ranges of rows.
-fn add_embedding_gradients<I: Copy + std::convert::Into<u32> + Sync>(
+/// Gradients of an embedding table: each token's `dx` added to its row, in the order of the tokens. Rows
+/// before `first` get none: row 0 of some tables is padding. Tasks own ranges of rows.
+fn add_embedding_gradients(
     table: &mut [f32],
+    first: usize,
     h: usize,
     chunks: &[Chunk],
-    ids: fn(&Chunk) -> &Vec<I>,
+    rows_of: fn(&Chunk) -> &[u32],
 ) {
     const TASKS: usize = 16;
     let rows_per_task = (table.len() / h).div_ceil(TASKS);
     table.par_chunks_mut(rows_per_task * h).enumerate().for_each(|(task, rows)| {
-        let first = (task * rows_per_task).max(1);
-        let end = task * rows_per_task + rows.len() / h;
+        let own = (task * rows_per_task).max(first)..task * rows_per_task + rows.len() / h;
         for chunk in chunks {
-            for (&id, dx) in ids(chunk).iter().zip(chunk.dx.chunks_exact(h)) {
-                let id: u32 = id.into();
-                if (first..end).contains(&(id as usize)) {
-                    let row = (id as usize - task * rows_per_task) * h;
-                    kernels::add_column_sums(&mut rows[row..row + h], dx);
+            for (&row, dx) in rows_of(chunk).iter().zip(chunk.dx.chunks_exact(h)) {
+                if own.contains(&(row as usize)) {
+                    let cells = (row as usize - task * rows_per_task) * h;
+                    kernels::add(&mut rows[cells..cells + h], dx);
                 }
             }
         }

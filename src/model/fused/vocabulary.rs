@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::kernels;
-use super::matmul::{Into, Mat, MatMut, add_weight_gradient, linear, product};
+use super::matmul::{Mat, MatMut, Write, add_weight_gradient, linear, product};
 use crate::model::{ModelConfig, Outcome};
 
 /// Rows per round: bounds the logits' memory at `MOST_ROWS * vocab_size` values.
@@ -124,7 +124,7 @@ impl VocabularyHead {
                 slice.dinputs.resize(rows * h, 0.0);
                 let weight = Mat::new(&weight[first * h..(first + len) * h], len, h);
                 let dinputs = MatMut::new(&mut slice.dinputs, rows, h);
-                product(dinputs, Into::Store, Mat::new(dlogits, rows, len), weight, 1.0);
+                product(dinputs, Write::Store, Mat::new(dlogits, rows, len), weight, 1.0);
             });
         self.dinputs.clear();
         self.dinputs.resize(rows * h, 0.0);

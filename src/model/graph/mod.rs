@@ -10,8 +10,8 @@ use candle_core::{Device, Tensor, Var};
 
 use self::forward::{Dropout, Forward, Weights};
 use super::{
-    Engine, Layout, ModelConfig, Optimizer, Outcome, Parameter, Pass, Predictions, State, Update, Updated,
-    batch,
+    Arch, Engine, Layout, ModelConfig, Optimizer, Outcome, Parameter, Pass, Predictions, State, Update,
+    Updated, batch,
 };
 use crate::collate::HostBatch;
 use crate::sample::PairLabel;
@@ -32,7 +32,7 @@ pub struct GraphEngine {
 }
 
 impl GraphEngine {
-    /// An engine with these weights (in the order of [`Layout::reference`]) and zero moments.
+    /// An engine with these weights (in the order of [`Layout::new`]) and zero moments.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Usage`] where the shape cannot be built, [`crate::ErrorKind::Internal`] where
@@ -44,7 +44,10 @@ impl GraphEngine {
         device: Device,
     ) -> Result<Self> {
         config.check()?;
-        let layout = Layout::reference(config);
+        if config.arch != Arch::Reference {
+            return Err(Error::usage("--engine graph knows --arch reference only: use --engine fused"));
+        }
+        let layout = Layout::new(config);
         let zeros = vec![0.0; layout.len()];
         let state = State { weights, first: zeros.clone(), second: zeros.clone() };
         check_state(&layout, &state)?;
@@ -251,7 +254,7 @@ fn labelled_pairs(batch: &HostBatch) -> (Vec<u32>, Vec<u32>) {
 
 /// First element of a parameter that may change: what lies before is the padding's frozen row.
 fn first_trained(parameter: &Parameter) -> usize {
-    if parameter.frozen_row { parameter.shape[1] } else { 0 }
+    if parameter.frozen_row() { parameter.shape[1] } else { 0 }
 }
 
 /// Refuses a state whose columns are not the layout's.

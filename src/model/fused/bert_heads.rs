@@ -1,0 +1,107 @@
+//! What BERT puts between the last block and its heads: the pooler before the pair head, the transform before
+//! the vocabulary head. Each works on gathered rows, on the calling thread: some hundredths of a step.
+
+use super::chunk::{Model, grow};
+use super::kernels::{self, Dropout, Moments};
+use super::matmul::{Write, add_weight_gradient, linear, linear_input_gradient};
+use crate::model::layout::BertRanges;
+
+/// `tanh(linear(x))` of each sample's first token.
+#[derive(Default)]
+pub struct Pooler {
+    inputs: Vec<f32>,
+    outputs: Vec<f32>,
+    dinputs: Vec<f32>,
+}
+
+impl Pooler {
+    /// Pooled rows `(rows, hidden)` of `x (rows, hidden)`.
+    pub fn forward(&mut self, model: &Model<'_>, ranges: &BertRanges, x: &[f32]) -> &[f32] {
+        self.inputs.clear();
+        self.inputs.extend_from_slice(x);
+        let outputs = grow(&mut self.outputs, x.len());
+        let rows = x.len() / model.config.hidden;
+        linear(outputs, x, model.at(&ranges.pooler_weight), model.at(&ranges.pooler_bias), rows);
+        kernels::tanh(outputs);
+        outputs
+    }
+
+    /// Gradient of `x` from that of the pooled rows, which it destroys; adds to the flat gradients.
+    pub fn backward(
+        &mut self,
+        model: &Model<'_>,
+        ranges: &BertRanges,
+        dpooled: &mut [f32],
+        flat: &mut [f32],
+    ) -> &[f32] {
+        let h = model.config.hidden;
+        let rows = dpooled.len() / h;
+        kernels::tanh_backward(dpooled, &self.outputs[..dpooled.len()]);
+        kernels::add_column_sums(&mut flat[ranges.pooler_bias.clone()], dpooled);
+        add_weight_gradient(&mut flat[ranges.pooler_weight.clone()], 0, dpooled, h, &self.inputs, h, rows);
+        let dinputs = grow(&mut self.dinputs, dpooled.len());
+        linear_input_gradient(dinputs, dpooled, model.at(&ranges.pooler_weight), rows, h);
+        dinputs
+    }
+}
+
+/// `norm(gelu(linear(x)))` of each masked token.
+#[derive(Default)]
+pub struct Transform {
+    inputs: Vec<f32>,
+    inner: Vec<f32>,
+    activated: Vec<f32>,
+    moments: Vec<Moments>,
+    dinner: Vec<f32>,
+    dinputs: Vec<f32>,
+    /// Dropout coordinates that are never looked at: there is no dropout here.
+    coordinates: Vec<u64>,
+    factors: Vec<f32>,
+}
+
+impl Transform {
+    /// Transforms the rows of `x (rows, hidden)` in place.
+    pub fn forward(&mut self, model: &Model<'_>, ranges: &BertRanges, x: &mut [f32]) {
+        let h = model.config.hidden;
+        let (n, rows) = (x.len(), x.len() / h);
+        self.inputs.clear();
+        self.inputs.extend_from_slice(x);
+        self.coordinates.resize(rows, 0);
+        let (coordinates, factors) = (&self.coordinates, grow(&mut self.factors, h));
+        let inner = grow(&mut self.inner, n);
+        linear(inner, x, model.at(&ranges.transform_weight), model.at(&ranges.transform_bias), rows);
+        let activated = grow(&mut self.activated, n);
+        kernels::gelu(model.gelu(), activated, inner, h, coordinates, &Dropout::OFF, factors);
+        let (gain, shift) = (model.at(&ranges.transform_gain), model.at(&ranges.transform_shift));
+        kernels::norm(model.norm(), x, activated, gain, shift, grow(&mut self.moments, rows));
+    }
+
+    /// Gradient of the rows before the transform from that behind it; adds to the flat gradients.
+    pub fn backward(
+        &mut self,
+        model: &Model<'_>,
+        ranges: &BertRanges,
+        dy: &[f32],
+        flat: &mut [f32],
+    ) -> &[f32] {
+        let h = model.config.hidden;
+        let (n, rows) = (dy.len(), dy.len() / h);
+        let dinner = grow(&mut self.dinner, n);
+        // Gain and shift lie next to each other in the layout.
+        let sums = &mut flat[ranges.transform_gain.start..ranges.transform_shift.end];
+        let (dgain, dshift) = sums.split_at_mut(h);
+        let (activated, moments) = (&mut self.activated[..n], &self.moments[..rows]);
+        let gain = model.at(&ranges.transform_gain);
+        let sums = [dgain, dshift];
+        kernels::norm_backward(model.norm(), dinner, Write::Store, dy, activated, gain, moments, sums);
+        let dbias = &mut flat[ranges.transform_bias.clone()];
+        let (inner, coordinates, factors) = (&self.inner[..n], &self.coordinates, &mut self.factors);
+        let none = Dropout::OFF;
+        kernels::gelu_backward(model.gelu(), activated, dinner, inner, dbias, coordinates, &none, factors);
+        let dweight = &mut flat[ranges.transform_weight.clone()];
+        add_weight_gradient(dweight, 0, dinner, h, &self.inputs, h, rows);
+        let dinputs = grow(&mut self.dinputs, n);
+        linear_input_gradient(dinputs, dinner, model.at(&ranges.transform_weight), rows, h);
+        dinputs
+    }
+}
