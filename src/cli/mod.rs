@@ -13,6 +13,8 @@ mod corpus;
 mod eval;
 mod flags;
 mod inspect;
+mod log;
+mod output;
 mod quickstart;
 mod sample;
 mod train;
@@ -24,6 +26,9 @@ mod vocab;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// What is told on stderr besides results and errors [default: warn, or what BERTSTREAM_LOG says].
+    #[arg(long, value_name = "LEVEL", global = true)]
+    log_level: Option<log::Level>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -39,7 +44,7 @@ enum Command {
     /// Print or write training batches.
     Collate(collate::Args),
     /// Train a BERTLM, or go on with a run.
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Evaluate a run on a corpus or on batches from a file.
     Eval(eval::Args),
     /// Rebuild the batch of any step of a run, without training.
@@ -51,15 +56,16 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the chosen subcommand.
+    /// Runs the chosen subcommand, with what the rooms tell shown on stderr.
     pub fn run(self) -> Result<()> {
+        log::show(self.log_level)?;
         match self.command {
             Command::Vocab(args) => vocab::run(args),
             Command::Corpus(args) => corpus::run(args),
             Command::Doctor(args) => corpus::doctor(args),
             Command::Sample(args) => sample::run(args),
             Command::Collate(args) => collate::run(args),
-            Command::Train(args) => train::run(args),
+            Command::Train(args) => train::run(*args),
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Bench(args) => bench::run(args),

@@ -9,9 +9,10 @@ use hashbrown::HashMap;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Corpus;
 use super::pairs::{Fault, PairCorpus, strip_line_end};
-use super::{Corpus, encoding};
 use crate::Result;
+use crate::text::BOM;
 use crate::vocab::Tokenizer;
 
 /// How many places are named for each kind of finding.
@@ -207,7 +208,7 @@ pub fn check(
             Ok([a, b]) => {
                 documents += 1;
                 copies.add(xxh3_64(text), line);
-                if line > 1 && text.starts_with(encoding::BOM) {
+                if line > 1 && text.starts_with(BOM) {
                     stray_byte_order_marks.add(line);
                 }
                 words[0].add(a.split_whitespace().count());
