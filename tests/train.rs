@@ -208,5 +208,8 @@ fn a_checkpoint_that_cannot_be_written_does_not_end_the_training() {
     let left = run(directory.path(), &config(1), &Script::default());
     assert_eq!(left.ending.unwrap(), Ending::Finished);
     assert_eq!(fs::read(checkpoints.join("step-00000005")).unwrap(), b"in the way");
+    let failed: Vec<_> =
+        left.records.iter().filter(|r| matches!(r, Record::CheckpointFailed { step: 5, .. })).collect();
+    assert_eq!(failed.len(), 1, "and it is told");
     assert_eq!(Manifest::read(&directory.path().join("state.json")).unwrap().progress.step, 12);
 }

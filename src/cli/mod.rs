@@ -65,7 +65,7 @@ impl Cli {
             Command::Doctor(args) => corpus::doctor(args),
             Command::Sample(args) => sample::run(args),
             Command::Collate(args) => collate::run(args),
-            Command::Train(args) => train::run(*args),
+            Command::Train(args) => train::run(&args),
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Bench(args) => bench::run(args),

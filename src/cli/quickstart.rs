@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(short = 'o', long, value_name = "DIR", default_value = "runs/quickstart")]
     output: PathBuf,
     /// Training steps.
-    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     /// Key of all randomness.
     #[arg(long, value_name = "N", default_value_t = 42)]
@@ -103,10 +103,11 @@ fn fresh(wanted: &Path) -> Result<PathBuf> {
     Err(Error::new(ErrorKind::CannotCreate, format!("{}: every number is taken", wanted.display())))
 }
 
-/// A model that learns the language within about a minute on two cores.
+/// A model that learns the language within half a minute on two idle cores. Without dropout: a language this
+/// regular leaves nothing to overfit, and both tasks are learnt in half the steps.
 fn small(args: &Args, base: RunConfig) -> RunConfig {
     let sample = SampleConfig { seed: args.seed, seq_len: 32, ..base.sample };
-    let collate = CollateConfig { batch_size: 64, seq_len: sample.seq_len, ..base.collate };
+    let collate = CollateConfig { batch_size: 32, seq_len: sample.seq_len, ..base.collate };
     let shape = EpochShape {
         documents: base.data.documents,
         batch_size: collate.batch_size as u64,
@@ -114,9 +115,10 @@ fn small(args: &Args, base: RunConfig) -> RunConfig {
     };
     let length = Length::new(None, Some(args.steps), shape);
     RunConfig {
-        model: ModelConfig { hidden: 128, layers: 2, heads: 4, ..base.model },
+        model: ModelConfig { hidden: 64, layers: 2, heads: 4, dropout: 0.0, ..base.model },
         schedule: Schedule {
-            hidden: 128,
+            lr: 2e-3,
+            hidden: 64,
             warmup: default_warmup(base.schedule.kind, length.total),
             ..base.schedule
         },

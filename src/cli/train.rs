@@ -475,10 +475,10 @@ pub fn check(config: &RunConfig) -> Result<()> {
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<()> {
     match &args.resume {
-        Some(directory) => resume(&args, directory),
-        None => start(&args),
+        Some(directory) => resume(args, directory),
+        None => start(args),
     }
 }
 
@@ -523,9 +523,6 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     stored.accept(&config)?;
     let layout = Layout::reference(&config.model);
     let (found, refused) = checkpoint::load_newest(&run.checkpoints(), &layout, &config.fingerprint())?;
-    for error in &refused {
-        tracing::warn!("{error}");
-    }
     let step = found.as_ref().map_or(0, |c| c.manifest.progress.step);
     if !refused.is_empty() {
         eprintln!("{} damaged checkpoint(s) left out: {}", refused.len(), join(&refused));
@@ -572,7 +569,7 @@ impl Observer for Newest {
         match record {
             Record::Step(r) => self.step = Some(r.clone()),
             Record::Evaluation(r) => self.test = Some(r.clone()),
-            Record::SkippedUpdate { .. } | Record::Checkpoint { .. } => {}
+            Record::SkippedUpdate { .. } | Record::Checkpoint { .. } | Record::CheckpointFailed { .. } => {}
         }
     }
 }

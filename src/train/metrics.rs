@@ -30,6 +30,11 @@ pub enum Record {
         step: u64,
         path: PathBuf,
     },
+    /// A checkpoint could not be written; training went on.
+    CheckpointFailed {
+        step: u64,
+        reason: String,
+    },
 }
 
 /// The steps since the last record of this kind, training data, dropout on.

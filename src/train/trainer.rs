@@ -257,7 +257,8 @@ impl Trainer<'_> {
     /// succeed.
     fn save_on_the_way(&mut self, saved: &mut u64) {
         if let Err(error) = self.save(saved) {
-            tracing::error!("checkpoint of step {}: {error}; training goes on", self.progress.step);
+            let step = self.progress.step;
+            self.record(&Record::CheckpointFailed { step, reason: error.to_string() });
         }
     }
 
@@ -270,9 +271,9 @@ impl Trainer<'_> {
 
     /// Saves what was learnt before the data failed, and gives the failure back.
     fn save_before(&mut self, error: Error, saved: &mut u64) -> Error {
-        match self.save_at_end(saved) {
-            Ok(()) => {}
-            Err(second) => tracing::error!("{second}"),
+        if let Err(second) = self.save_at_end(saved) {
+            let step = self.progress.step;
+            self.record(&Record::CheckpointFailed { step, reason: second.to_string() });
         }
         error.context(format!("train: no data for step {}", self.progress.step + 1))
     }

@@ -27,12 +27,18 @@ impl Terminal {
         Self { bar, quiet }
     }
 
-    fn line(&self, text: &str) {
+    /// Told even where no progress is shown.
+    fn warn(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
             // Training goes on where stderr is gone.
-            None if !self.quiet => drop(writeln!(std::io::stderr(), "{text}")),
-            None => {}
+            None => drop(writeln!(std::io::stderr(), "{text}")),
+        }
+    }
+
+    fn line(&self, text: &str) {
+        if !self.quiet {
+            self.warn(text);
         }
     }
 }
@@ -70,8 +76,11 @@ impl Observer for Terminal {
                 losses(&r.figures),
                 if r.best { "  (best so far)" } else { "" }
             )),
-            Record::SkippedUpdate { step, skipped_updates, .. } => self.line(&format!(
+            Record::SkippedUpdate { step, skipped_updates, .. } => self.warn(&format!(
                 "step {step:>6}  the gradient is not finite: update skipped ({skipped_updates} so far)"
+            )),
+            Record::CheckpointFailed { step, reason } => self.warn(&format!(
+                "step {step:>6}  no checkpoint: {reason}; training goes on, the last one is intact"
             )),
             Record::Checkpoint { step, path } => {
                 tracing::debug!(step, path = %path.display(), "checkpoint");
