@@ -11,7 +11,7 @@
 //! [`clean_temporaries`] tells what was left behind from what is being written.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,6 +86,22 @@ pub fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
     sync_tree(&temporary.path)?;
     temporary.publish(path, rename_without_replacing)?;
     sync_dir(directory)
+}
+
+/// All of a file that is meant to be small enough for memory.
+///
+/// # Errors
+/// As [`Error::reading`], and [`ErrorKind::Data`] where there are more than `most` bytes, whatever the file's
+/// metadata claim.
+pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+        .map_err(|error| Error::reading(path, error))?;
+    if bytes.len() as u64 > most {
+        return Err(Error::data(format!("cannot read {}: larger than {most} bytes", path.display())));
+    }
+    Ok(bytes)
 }
 
 /// Forces the content of file `path` to the disk, whoever wrote it. Not to be retried where it fails.
@@ -293,6 +309,17 @@ mod tests {
         };
         std::panic::catch_unwind(|| write_dir(&path, fill)).unwrap_err();
         assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_at_most(&path, 5).unwrap(), b"12345");
+        assert_eq!(read_at_most(&path, 4).unwrap_err().kind(), ErrorKind::Data);
+        assert_eq!(read_at_most(Path::new("/dev/zero"), 9).unwrap_err().kind(), ErrorKind::Data);
+        assert_eq!(read_at_most(&dir.path().join("no"), 5).unwrap_err().kind(), ErrorKind::MissingInput);
     }
 
     #[test]

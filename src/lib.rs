@@ -17,6 +17,7 @@ pub mod model;
 pub mod pipeline;
 pub mod rng;
 pub mod sample;
+pub mod text;
 pub mod train;
 pub mod vocab;
 

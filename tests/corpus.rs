@@ -109,8 +109,8 @@ fn a_bad_line_is_named_and_harms_no_other() {
     check(b"one\t", "no sentence after the tab");
     check(b"one\t \r", "no sentence after the tab");
     check(b"\t", "no sentence before the tab");
-    check(b"one\ttw\xffo", "byte 6: not text in the encoding of the corpus (UTF-8)");
-    check(b"one\ttwo\xe4\xb8", "byte 7: not text");
+    check(b"one\ttw\xffo", "byte 7: not text in the encoding of the corpus (UTF-8)");
+    check(b"one\ttwo\xe4\xb8", "byte 8: not text");
 }
 
 #[test]
@@ -128,8 +128,8 @@ fn files_that_are_no_corpus_end_with_the_code_of_their_class() {
     for (content, hint) in [
         (&b""[..], "empty"),
         (b"\xef\xbb\xbf", "empty"),
-        (b"\x1f\x8b\x08\0\0\0", "gunzip"),
-        (b"\x28\xb5\x2f\xfd\0", "unzstd"),
+        (b"\x1f\x8b\x08\0\0\0", "gzip -d"),
+        (b"\x28\xb5\x2f\xfd\0", "zstd -d"),
         (&utf16, "--encoding utf-16"),
         (b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0", "not text"),
     ] {
@@ -319,7 +319,7 @@ fn a_malformed_character_spoils_its_own_line_in_every_encoding() {
         let config = CorpusConfig { encoding: label.into(), ..text.config() };
         let found = documents(&PairCorpus::open(&config).unwrap());
         assert_eq!(found[0], Ok((1, "a".into(), "b".into())));
-        assert!(found[1].clone().unwrap_err().contains("line 2: byte 1: not text"), "{:?}", found[1]);
+        assert!(found[1].clone().unwrap_err().contains("line 2: byte 2: not text"), "{:?}", found[1]);
         assert_eq!(found[2], Ok((3, "e".into(), "f".into())));
     }
 }

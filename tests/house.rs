@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 /// The rooms, in the order of the data. A room imports itself and earlier ones only.
 const ROOMS: &[&str] = &[
-    "error", "rng", "durable", "vocab", "corpus", "sample", "collate", "flow", "pipeline", "model", "train",
-    "cli",
+    "error", "rng", "durable", "text", "vocab", "corpus", "sample", "collate", "flow", "pipeline", "model",
+    "train", "cli",
 ];
 
-/// Rooms with a heading of their own in `docs/ARCHITECTURE.md`; the three before `vocab` share one.
+/// Rooms with a heading of their own in `docs/ARCHITECTURE.md`; the four before `vocab` share one.
 const HEADINGS: &[&str] =
     &["vocab", "corpus", "sample", "collate", "flow", "pipeline", "model", "train", "cli"];
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::flags::Preset;
-use super::sample::{Printer, SourceArgs, heading, print_summary};
+use super::output::{self, Printer, grouped, percent, tell};
+use super::sample::{SourceArgs, heading, summary};
 use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, Paint, Sample, Tally, show};
@@ -52,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     let format = if args.json { Format::Jsonl } else { args.format };
     let config = args.source.sample.resolve(args.source.preset);
     config.check()?;
-    let output = output(format, args.output)?;
+    let output = file_to_write(format, args.output)?;
     let tokenizer = vocab::load(&args.source.vocab)?;
     let specials = tokenizer.specials();
     let collate = CollateConfig {
@@ -88,12 +89,13 @@ pub fn run(args: Args) -> Result<()> {
         let info = file::FileInfo::new(config.seed, tokenizer.fingerprint(), specials.mask);
         let bytes = file::to_safetensors(&kept, &info)?;
         durable::write_file(&path, &bytes)?;
-        eprintln!("written    {} ({} bytes)", path.display(), bytes.len());
+        tell(format!("{:<10} {} ({})\n", "written", path.display(), output::bytes(bytes.len() as u64)));
     }
     if printer.finish()? {
-        print_summary(&count.tally, start.elapsed());
-        eprintln!("batches    {} ({:.2} % padding)", count.batches, 100.0 * count.waste());
-        eprintln!("digest     {}", count.digest);
+        let mut table = summary(&count.tally, start.elapsed());
+        table.row("batches", format!("{} ({} padding)", grouped(count.batches), percent(count.waste())));
+        table.row("digest", count.digest);
+        tell(table);
     }
     Ok(())
 }
@@ -107,7 +109,7 @@ fn default_pad(preset: Preset) -> PadTo {
 }
 
 /// The file to write, where the format writes one.
-fn output(format: Format, output: Option<PathBuf>) -> Result<Option<PathBuf>> {
+fn file_to_write(format: Format, output: Option<PathBuf>) -> Result<Option<PathBuf>> {
     match (format, output) {
         (Format::Safetensors, None) => {
             Err(Error::usage("--format safetensors writes a file: say which with --output FILE"))
@@ -189,7 +191,7 @@ mod tests {
     #[test]
     fn a_file_is_named_where_one_is_written_and_only_there() {
         let check = |format, path: Option<&str>, expected: Result<(), ErrorKind>| {
-            let found = output(format, path.map(PathBuf::from));
+            let found = file_to_write(format, path.map(PathBuf::from));
             assert_eq!(found.map(|_| ()).map_err(|error| error.kind()), expected);
         };
         check(Format::Safetensors, Some("a"), Ok(()));

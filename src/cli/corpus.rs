@@ -2,14 +2,14 @@
 //! it and tells what is wrong with it and what training on it will take.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::flags::CorpusFlags;
+use super::log;
+use super::output::{Table, bytes, grouped, percent, print, seconds, share};
 use crate::corpus::check::{CheckConfig, Coverage, Report, Spread, check};
 use crate::corpus::{Corpus, PairCorpus};
 use crate::model::{Arch, Init, Layout, ModelConfig, published_positions};
@@ -65,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
     summary.documents = documents(&corpus, args.limit);
     if wants_check {
         let config = CheckConfig { seq_len: args.seq_len, batch_size: args.batch_size };
-        let bar = progress(corpus.len());
+        let bar = log::bar(corpus.len(), "checking {wide_bar} {human_pos}/{human_len} lines, {eta} left");
         let report = check(&corpus, tokenizer.as_deref(), &config, &mut |lines| bar.set_position(lines))?;
         bar.finish_and_clear();
         summary.training = match (&report.vocabulary, &tokenizer) {
@@ -110,17 +110,6 @@ pub fn index_dir(corpus: &Path) -> Option<PathBuf> {
     Some(cache.join("bertstream"))
 }
 
-/// Writes to standard output. That nobody reads to the end (`| head`) is no failure: the exit code still
-/// tells what was found.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::writing(Path::new("standard output"), error))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Flags that cannot be meant.
 fn refuse(args: &Args) -> Result<()> {
     if args.seq_len < 5 {
@@ -136,13 +125,6 @@ fn refuse(args: &Args) -> Result<()> {
         return Err(Error::usage("--tokens-per-second must be a positive number"));
     }
     Ok(())
-}
-
-/// A bar on standard error where that is a terminal.
-fn progress(lines: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("checking {wide_bar} {human_pos}/{human_len} lines, {eta} left")
-        .expect("the template is well-formed");
-    ProgressBar::with_draw_target(Some(lines), ProgressDrawTarget::stderr()).with_style(style)
 }
 
 /// What is printed. The field names are those of `--json` and stay.
@@ -285,7 +267,7 @@ impl Summary {
 
     /// For people.
     fn table(&self, args: &Args) -> String {
-        let mut table = Table::default();
+        let mut table = Table::new(26);
         for document in &self.documents {
             table.row(
                 &document.line.to_string(),
@@ -299,17 +281,17 @@ impl Summary {
             table.gap();
         }
         let index = &self.index;
-        table.row("corpus", &self.corpus.display().to_string());
-        table.row("lines", &grouped(self.lines));
-        table.row("size", &format!("{}, {}", bytes(self.bytes), self.encoding));
+        table.row("corpus", self.corpus.display());
+        table.row("lines", grouped(self.lines));
+        table.row("size", format!("{}, {}", bytes(self.bytes), self.encoding));
         table.row("fingerprint", &self.fingerprint);
         table.row(
             "index",
-            &format!(
-                "{}, {} ({:.2} % of the corpus), one offset in {} lines",
+            format!(
+                "{}, {} ({} of the corpus), one offset in {} lines",
                 index.path.as_ref().map_or("not kept".to_owned(), |path| path.display().to_string()),
                 bytes(index.bytes),
-                100.0 * index.share,
+                percent(index.share),
                 index.stride,
             ),
         );
@@ -324,189 +306,128 @@ impl Summary {
         );
         if let Some(report) = &self.check {
             table.gap();
-            table.report(report);
+            tell_report(&mut table, report);
             if let Some(coverage) = &report.vocabulary {
                 table.gap();
-                table.coverage(coverage, args);
+                tell_coverage(&mut table, coverage, args);
             }
         }
         if let Some(training) = &self.training {
-            table.training(training, args);
+            tell_training(&mut table, training, args);
         }
-        table.0
+        table.to_string()
     }
 }
 
-/// Rows of a name and a value.
-#[derive(Default)]
-struct Table(String);
-
-impl Table {
-    fn row(&mut self, name: &str, value: &str) {
-        writeln!(self.0, "{name:<26} {value}").expect("a string takes everything");
+fn tell_report(table: &mut Table, report: &Report) {
+    let places = |lines: &[u64], count: u64| {
+        let mut text: Vec<_> = lines.iter().map(u64::to_string).collect();
+        if count > lines.len() as u64 {
+            text.push("...".into());
+        }
+        format!("{} (line {})", grouped(count), text.join(", "))
+    };
+    table.row("documents", format!("{} of {} lines", grouped(report.documents), grouped(report.lines)));
+    table.row("refused lines", grouped(report.refused));
+    for (reason, finding) in report.refusals.named() {
+        if finding.count > 0 {
+            table.row(&format!("  {reason}"), places(&finding.lines, finding.count));
+        }
     }
-
-    fn gap(&mut self) {
-        self.0.push('\n');
+    if report.crlf.count > 0 {
+        let lines = places(&report.crlf.lines, report.crlf.count);
+        table.row("CRLF line ends", format!("{lines}: read as LF"));
     }
-
-    fn report(&mut self, report: &Report) {
-        let places = |lines: &[u64], count: u64| {
-            let mut text: Vec<_> = lines.iter().map(u64::to_string).collect();
-            if count > lines.len() as u64 {
-                text.push("...".into());
-            }
-            format!("{} (line {})", grouped(count), text.join(", "))
-        };
-        self.row("documents", &format!("{} of {} lines", grouped(report.documents), grouped(report.lines)));
-        self.row("refused lines", &grouped(report.refused));
-        for (reason, finding) in report.refusals.named() {
-            if finding.count > 0 {
-                self.row(&format!("  {reason}"), &places(&finding.lines, finding.count));
-            }
-        }
-        if report.crlf.count > 0 {
-            let lines = places(&report.crlf.lines, report.crlf.count);
-            self.row("CRLF line ends", &format!("{lines}: read as LF"));
-        }
-        if report.byte_order_mark {
-            self.row("byte order mark", "at the start: not part of the text");
-        }
-        if report.stray_byte_order_marks.count > 0 {
-            let stray = &report.stray_byte_order_marks;
-            self.row("byte order marks inside", &places(&stray.lines, stray.count));
-        }
-        let duplicates = &report.duplicates;
-        let mut text = format!(
-            "{} ({:.2} % of the documents)",
-            grouped(duplicates.count),
-            percent(duplicates.count, report.documents)
-        );
-        if duplicates.one_in > 1 {
-            write!(text, ", estimated from one line in {}", duplicates.one_in).expect("a string takes all");
-        }
-        for [line, first] in &duplicates.lines {
-            write!(text, "; {line} repeats {first}").expect("a string takes everything");
-        }
-        self.row("duplicate lines", &text);
-        self.gap();
-        self.row("bytes of a line", &spread(&report.line_bytes));
-        let most = report.line_bytes_histogram.iter().map(|bar| bar.lines).max().unwrap_or(0).max(1);
-        for bar in &report.line_bytes_histogram {
-            let length = (40 * bar.lines).div_ceil(most) as usize;
-            self.row(
-                &format!("  {:>9} - {:<9}", bar.from, bar.to),
-                &format!("{:<40} {}", "#".repeat(length), grouped(bar.lines)),
-            );
-        }
-        self.row("words of the first", &spread(&report.words[0]));
-        self.row("words of the second", &spread(&report.words[1]));
+    if report.byte_order_mark {
+        table.row("byte order mark", "at the start: not part of the text");
     }
-
-    fn coverage(&mut self, coverage: &Coverage, args: &Args) {
-        self.row("tokens of the text", &grouped(coverage.tokens));
-        self.row(
-            "unknown words",
-            &format!("{} ({:.2} %)", grouped(coverage.unknown), 100.0 * coverage.unknown_rate),
-        );
-        self.row("tokens of a sample", &spread(&coverage.sample_tokens));
-        self.row(
-            &format!("truncated at {}", args.seq_len),
-            &format!("{} ({:.2} %)", grouped(coverage.truncated), 100.0 * coverage.truncated_rate),
-        );
-        self.row(
-            "padding",
-            &format!(
-                "{:.1} % with rows of {}, {:.1} % with rows as long as the longest of {} ({:.1} on average)",
-                100.0 * coverage.padding_fixed,
-                args.seq_len,
-                100.0 * coverage.padding_longest,
-                args.batch_size,
-                coverage.batch_width,
-            ),
-        );
-        self.row("tokens of an epoch", &grouped(coverage.epoch_tokens));
+    if report.stray_byte_order_marks.count > 0 {
+        let stray = &report.stray_byte_order_marks;
+        table.row("byte order marks inside", places(&stray.lines, stray.count));
     }
+    let duplicates = &report.duplicates;
+    let mut text = format!(
+        "{} ({} of the documents)",
+        grouped(duplicates.count),
+        percent(share(duplicates.count, report.documents))
+    );
+    if duplicates.one_in > 1 {
+        write!(text, ", estimated from one line in {}", duplicates.one_in).expect("a string takes all");
+    }
+    for [line, first] in &duplicates.lines {
+        write!(text, "; {line} repeats {first}").expect("a string takes everything");
+    }
+    table.row("duplicate lines", &text);
+    table.gap();
+    table.row("bytes of a line", spread(&report.line_bytes));
+    let most = report.line_bytes_histogram.iter().map(|bar| bar.lines).max().unwrap_or(0).max(1);
+    for bar in &report.line_bytes_histogram {
+        let length = (40 * bar.lines).div_ceil(most) as usize;
+        table.row(
+            &format!("  {:>9} - {:<9}", bar.from, bar.to),
+            format!("{:<40} {}", "#".repeat(length), grouped(bar.lines)),
+        );
+    }
+    table.row("words of the first", spread(&report.words[0]));
+    table.row("words of the second", spread(&report.words[1]));
+}
 
-    fn training(&mut self, training: &Training, args: &Args) {
-        self.row(
-            "samples of an epoch",
-            &format!("{} in {} batches", grouped(training.samples), grouped(training.batches)),
-        );
-        self.row(
-            "model",
-            &format!(
-                "{} parameters (--hidden {} --layers {} --attn-heads {})",
-                grouped(training.parameters),
-                args.hidden,
-                args.layers,
-                args.attn_heads
-            ),
-        );
-        self.row(
-            "memory",
-            &format!(
-                "{} for weights, gradients and moments; about {} for a batch of {} x {}",
-                bytes(training.state_bytes),
-                bytes(training.activation_bytes),
-                args.batch_size,
-                args.seq_len
-            ),
-        );
-        match training.epoch_seconds {
-            Some(time) => self.row("time of an epoch", &seconds(time)),
-            None => self.row("time of an epoch", "give --tokens-per-second to have it told"),
-        }
+fn tell_coverage(table: &mut Table, coverage: &Coverage, args: &Args) {
+    table.row("tokens of the text", grouped(coverage.tokens));
+    table.row("unknown words", format!("{} ({})", grouped(coverage.unknown), percent(coverage.unknown_rate)));
+    table.row("tokens of a sample", spread(&coverage.sample_tokens));
+    table.row(
+        &format!("truncated at {}", args.seq_len),
+        format!("{} ({})", grouped(coverage.truncated), percent(coverage.truncated_rate)),
+    );
+    table.row(
+        "padding",
+        format!(
+            "{:.1} % with rows of {}, {:.1} % with rows as long as the longest of {} ({:.1} on average)",
+            100.0 * coverage.padding_fixed,
+            args.seq_len,
+            100.0 * coverage.padding_longest,
+            args.batch_size,
+            coverage.batch_width,
+        ),
+    );
+    table.row("tokens of an epoch", grouped(coverage.epoch_tokens));
+}
+
+fn tell_training(table: &mut Table, training: &Training, args: &Args) {
+    table.row(
+        "samples of an epoch",
+        format!("{} in {} batches", grouped(training.samples), grouped(training.batches)),
+    );
+    table.row(
+        "model",
+        format!(
+            "{} parameters (--hidden {} --layers {} --attn-heads {})",
+            grouped(training.parameters),
+            args.hidden,
+            args.layers,
+            args.attn_heads
+        ),
+    );
+    table.row(
+        "memory",
+        format!(
+            "{} for weights, gradients and moments; about {} for a batch of {} x {}",
+            bytes(training.state_bytes),
+            bytes(training.activation_bytes),
+            args.batch_size,
+            args.seq_len
+        ),
+    );
+    match training.epoch_seconds {
+        Some(time) => table.row("time of an epoch", seconds(time)),
+        None => table.row("time of an epoch", "give --tokens-per-second to have it told"),
     }
 }
 
 fn spread(spread: &Spread) -> String {
     let Spread { min, mean, median, p99, max } = spread;
     format!("min {min}, mean {mean:.1}, median {median}, 99 % {p99}, max {max}")
-}
-
-fn percent(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
-}
-
-/// 1234567 as `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// 1536000 as `1.5 MB`.
-fn bytes(number: u64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if number < 1000 {
-        return format!("{number} bytes");
-    }
-    let mut value = number as f64 / 1000.0;
-    let mut unit = 0;
-    // Rounding must not give "1000.0 kB".
-    while value >= 999.95 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
-/// A duration in the unit that suits it.
-fn seconds(time: f64) -> String {
-    match time {
-        t if t < 1e-3 => format!("{:.0} us", t * 1e6),
-        t if t < 1.0 => format!("{:.1} ms", t * 1e3),
-        t if t < 120.0 => format!("{t:.1} s"),
-        t if t < 7200.0 => format!("{:.1} min", t / 60.0),
-        t => format!("{:.1} h", t / 3600.0),
-    }
 }
 
 #[cfg(test)]
@@ -536,22 +457,5 @@ mod tests {
         assert_eq!((training.parameters, training.state_bytes), (parameters, 16 * parameters));
         let refused = Training::of(&args(&["--hidden", "8", "--attn-heads", "3"]), 1, 1, 11);
         assert_eq!(refused.err().map(|error| error.kind()), Some(crate::ErrorKind::Usage));
-    }
-
-    #[test]
-    fn numbers_are_readable() {
-        for (number, expected) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(number), expected);
-        }
-        for (number, expected) in
-            [(0, "0 bytes"), (999, "999 bytes"), (1536, "1.5 kB"), (999_999, "1.0 MB"), (7_875_578, "7.9 MB")]
-        {
-            assert_eq!(bytes(number), expected);
-        }
-        for (time, expected) in
-            [(12e-6, "12 us"), (0.0125, "12.5 ms"), (90.0, "90.0 s"), (5400.0, "90.0 min")]
-        {
-            assert_eq!(seconds(time), expected);
-        }
     }
 }

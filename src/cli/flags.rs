@@ -169,3 +169,33 @@ impl SampleFlags {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        corpus: CorpusFlags,
+    }
+
+    #[test]
+    fn reference_flags_of_type_bool_are_true_whatever_they_say() {
+        for (flags, expected) in [
+            ("--on_memory False", Io::Mmap),
+            ("--on_memory false", Io::Mmap),
+            ("--on_memory True", Io::Memory),
+            ("--on_memory", Io::Memory),
+            ("--io memory", Io::Memory),
+            ("", Io::Mmap),
+        ] {
+            let words = format!("corpus -c a.tsv {flags}");
+            let line = Line::parse_from(words.split_whitespace());
+            assert_eq!(line.corpus.resolve().io, expected, "{flags}");
+        }
+        assert!(Line::try_parse_from(["corpus", "-c", "a.tsv", "--on_memory", "maybe"]).is_err());
+    }
+}

@@ -13,6 +13,8 @@ mod corpus;
 mod eval;
 mod flags;
 mod inspect;
+mod log;
+mod output;
 mod quickstart;
 mod sample;
 mod train;
@@ -24,6 +26,9 @@ mod vocab;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// What is told on stderr besides results and errors [default: warn, or what BERTSTREAM_LOG says].
+    #[arg(long, value_name = "LEVEL", global = true)]
+    log_level: Option<log::Level>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -51,8 +56,9 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the chosen subcommand.
+    /// Runs the chosen subcommand, with what the rooms tell shown on stderr.
     pub fn run(self) -> Result<()> {
+        log::show(self.log_level)?;
         match self.command {
             Command::Vocab(args) => vocab::run(args),
             Command::Corpus(args) => corpus::run(args),

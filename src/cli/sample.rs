@@ -1,16 +1,17 @@
 //! `bertstream sample`: training samples as the model will see them, for people or as JSON lines.
 
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::flags::{CorpusFlags, Preset, SampleFlags};
+use super::output::{Printer, Table, grouped, percent, tell};
+use super::train::cores;
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, Tally, show};
 use crate::vocab::Tokenizer;
-use crate::{Error, Result, corpus, vocab};
+use crate::{Result, corpus, vocab};
 
 /// Flags of `sample`.
 #[derive(Debug, clap::Args)]
@@ -52,7 +53,7 @@ pub(super) struct SourceArgs {
 impl SourceArgs {
     /// The number of worker threads: asked for, or the cores of this machine.
     pub fn workers(&self) -> usize {
-        self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        self.workers.unwrap_or_else(cores)
     }
 }
 
@@ -96,8 +97,9 @@ pub fn run(args: Args) -> Result<()> {
         Ok(())
     })?;
     if printer.finish()? {
-        print_summary(&tally, start.elapsed());
-        eprintln!("left out   {skipped} malformed documents");
+        let mut table = summary(&tally, start.elapsed());
+        table.row("left out", format!("{} malformed documents", grouped(skipped)));
+        tell(table);
     }
     Ok(())
 }
@@ -144,72 +146,26 @@ fn json(sample: &Sample<'_>, tokenizer: &dyn Tokenizer) -> String {
         .expect("plain fields always have a JSON form")
 }
 
-/// Lines to stdout. A reader that has seen enough (`| head`) closes it, which is no error.
-pub(super) struct Printer {
-    out: BufWriter<StdoutLock<'static>>,
-    /// Colours only where a person looks, and does not mind (<https://no-color.org>).
-    pub paint: Paint,
-    /// Whether the reader is gone.
-    pub closed: bool,
-}
-
-impl Printer {
-    pub fn new() -> Self {
-        let minds = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let paint = if io::stdout().is_terminal() && !minds { Paint::Ansi } else { Paint::Plain };
-        Self { out: BufWriter::new(io::stdout().lock()), paint, closed: false }
-    }
-
-    /// Prints `line` and a line's end.
-    pub fn line(&mut self, line: &str) -> Result<()> {
-        self.write(|out| writeln!(out, "{line}"))
-    }
-
-    /// Lets `write` print, unless the reader is gone.
-    pub fn write(
-        &mut self,
-        write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
-    ) -> Result<()> {
-        if self.closed {
-            return Ok(());
-        }
-        match write(&mut self.out) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.closed = true,
-            Err(error) => {
-                return Err(Error::new(crate::ErrorKind::Io, "cannot write to stdout").caused_by(error));
-            }
-            Ok(()) => {}
-        }
-        Ok(())
-    }
-
-    /// Prints what is left; tells whether the reader stayed to the end.
-    pub fn finish(mut self) -> Result<bool> {
-        self.write(Write::flush)?;
-        Ok(!self.closed)
-    }
-}
-
-/// What a person can check, to stderr.
-pub(super) fn print_summary(tally: &Tally, elapsed: Duration) {
-    let [masked, randomised, kept] = tally.split().map(|share| 100.0 * share);
+/// What a person can check.
+pub(super) fn summary(tally: &Tally, elapsed: Duration) -> Table {
+    let [masked, randomised, kept] = tally.split().map(percent);
     let seconds = elapsed.as_secs_f64().max(1e-9);
-    eprintln!("samples    {}", tally.samples);
-    eprintln!("tokens     {} ({} words)", tally.tokens, tally.words);
-    eprintln!("unknown    {:.2} % of the words", 100.0 * tally.unknown_rate());
-    eprintln!(
-        "predicted  {:.2} % of the words: {masked:.1} % masked, {randomised:.1} % random, {kept:.1} % kept",
-        100.0 * tally.predicted_rate()
+    let mut table = Table::new(10);
+    table.row("samples", grouped(tally.samples));
+    table.row("tokens", format!("{} ({} words)", grouped(tally.tokens), grouped(tally.words)));
+    table.row("unknown", format!("{} of the words", percent(tally.unknown_rate())));
+    let predicted = percent(tally.predicted_rate());
+    table.row(
+        "predicted",
+        format!("{predicted} of the words: {masked} masked, {randomised} random, {kept} kept"),
     );
     match tally.next_rate() {
-        Some(rate) => eprintln!("is next    {:.2} % of the pairs", 100.0 * rate),
-        None => eprintln!("is next    no pair task"),
+        Some(rate) => table.row("is next", format!("{} of the pairs", percent(rate))),
+        None => table.row("is next", "no pair task"),
     }
-    eprintln!(
-        "speed      {:.0} samples/s, {:.0} tokens/s, printing included",
-        tally.samples as f64 / seconds,
-        tally.tokens as f64 / seconds
-    );
+    let [samples, tokens] = [tally.samples, tally.tokens].map(|n| grouped((n as f64 / seconds) as u64));
+    table.row("speed", format!("{samples} samples/s, {tokens} tokens/s, printing included"));
+    table
 }
 
 #[cfg(test)]

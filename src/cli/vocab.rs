@@ -1,17 +1,18 @@
 //! `bertstream vocab`: counts a corpus and writes its vocabulary.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::flags::Preset;
+use super::log;
+use super::output::{Table, bytes, grouped, percent, print, seconds, share};
+use super::train::cores;
+use crate::text::{Encoding, OnBadBytes};
 use crate::vocab::count::{CountConfig, Selection, Summary, build};
-use crate::vocab::encoding::OnBadBytes;
-use crate::vocab::{Encoding, Kind, Tokenizer};
-use crate::{Error, ErrorKind, Result};
+use crate::vocab::{Kind, Tokenizer};
+use crate::{Error, Result, durable};
 
 /// Words kept unless a flag says otherwise: what BERT's own vocabularies have, and an embedding matrix that
 /// a small machine can train.
@@ -91,8 +92,7 @@ pub fn run(args: Args) -> Result<()> {
         (None, Preset::Default) => Some(DEFAULT_SIZE),
         (None, Preset::Reference) => None,
     };
-    let workers =
-        args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get()));
+    let workers = args.workers.unwrap_or_else(cores);
     let memory = args.memory.checked_mul(1 << 20).filter(|&bytes| bytes > 0).ok_or_else(|| {
         Error::usage(format!("--memory {} MiB: give 1 or more, as much as there is", args.memory))
     })?;
@@ -111,7 +111,7 @@ pub fn run(args: Args) -> Result<()> {
 
     let started = Instant::now();
     let total = std::fs::metadata(&args.corpus).map_or(0, |metadata| metadata.len());
-    let bar = ProgressBar::new(total).with_style(bar_style());
+    let bar = log::bar(total, "counting {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
     let selection = Selection { max_size, min_freq: args.min_freq };
     let built = build(&args.corpus, &config, &selection, &|bytes| bar.set_position(bytes));
     bar.finish_and_clear();
@@ -133,25 +133,12 @@ pub fn run(args: Args) -> Result<()> {
     print(&report)
 }
 
-/// Writes to stdout; a reader that went away is no error.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::new(ErrorKind::Io, "cannot write to stdout").caused_by(error))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Refuses an output that cannot be written, before hours are spent on counting.
 fn check_writable(output: &Path) -> Result<()> {
     if output.is_dir() {
         return Err(Error::writing(output, std::io::ErrorKind::IsADirectory.into()));
     }
-    let parent = match output.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let parent = durable::parent(output);
     if parent.exists() && !parent.is_dir() {
         return Err(Error::writing(output, std::io::ErrorKind::NotADirectory.into()));
     }
@@ -159,27 +146,23 @@ fn check_writable(output: &Path) -> Result<()> {
     rustix::fs::access(parent, needed).map_err(|error| Error::writing(output, error.into()))
 }
 
-fn bar_style() -> ProgressStyle {
-    ProgressStyle::with_template("counting {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
-        .expect("a constant template")
-}
-
 /// What somebody should know before training with this vocabulary.
 fn warnings(summary: &Summary, tokens: usize, max_size: Option<usize>) -> Vec<String> {
     let mut warnings = Vec::new();
     if tokens > HUGE {
-        let parameters = tokens * HIDDEN;
         warnings.push(format!(
-            "{tokens} tokens make an embedding of {parameters} parameters at hidden size {HIDDEN}, and the \
-             vocabulary head as many again; --vocab-size or --min-freq keeps them down"
+            "{} tokens make an embedding of {} parameters at hidden size {HIDDEN}, and the \
+             vocabulary head as many again; --vocab-size or --min-freq keeps them down",
+            grouped(tokens as u64),
+            grouped((tokens * HIDDEN) as u64)
         ));
     }
     if summary.kept == 0 {
         warnings.push("no word was frequent enough: every word will be unknown".into());
     } else if max_size.is_some() && share(summary.unknown, summary.words) > 0.1 {
         warnings.push(format!(
-            "{:.1} % of the words are unknown; a larger --vocab-size keeps more of them",
-            100.0 * share(summary.unknown, summary.words)
+            "{} of the words are unknown; a larger --vocab-size keeps more of them",
+            percent(share(summary.unknown, summary.words))
         ));
     }
     if summary.overlong > 0 {
@@ -193,10 +176,6 @@ fn warnings(summary: &Summary, tokens: usize, max_size: Option<usize>) -> Vec<St
         warnings.push(format!("{} broken byte sequences were read as U+FFFD", summary.replaced));
     }
     warnings
-}
-
-fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 fn megabytes_per_second(bytes: u64, elapsed: Duration) -> f64 {
@@ -219,35 +198,32 @@ fn report_text(
     output: Option<&Path>,
 ) -> String {
     use std::fmt::Write as _;
-    let Summary { bytes, lines, words, distinct, kept, unknown, spilled, .. } = *summary;
-    let tokens = vocabulary.len();
     let mut text = String::new();
     for (id, token, count) in first_tokens(vocabulary, shown) {
         writeln!(text, "{id:>8}  {count:>12}  {token}").expect("strings grow");
     }
-    let unknown_rate = 100.0 * share(unknown, words);
-    let rate = megabytes_per_second(bytes, elapsed);
-    let seconds = elapsed.as_secs_f64();
-    let embedding = tokens * HIDDEN;
-    let rows = [
-        ("lines", lines.to_string()),
-        ("words", words.to_string()),
-        ("distinct", distinct.to_string()),
-        ("kept", format!("{kept} (+ 5 special tokens = {tokens} ids)")),
-        ("unknown", format!("{unknown} ({unknown_rate:.2} % of the words)")),
-        ("read", format!("{bytes} bytes in {seconds:.2} s ({rate:.0} MB/s)")),
-        ("embedding", format!("{embedding} parameters at hidden size {HIDDEN}, as many again in the head")),
-    ];
-    for (name, value) in rows {
-        writeln!(text, "{name:<10} {value}").expect("strings grow");
-    }
-    if spilled > 0 {
-        writeln!(text, "{:<10} {spilled} bytes of counts (--memory)", "to disk").expect("strings grow");
+    let (tokens, time) = (vocabulary.len() as u64, elapsed.as_secs_f64());
+    let speed = summary.bytes as f64 / time.max(1e-9);
+    let mut table = Table::new(10);
+    table.row("lines", grouped(summary.lines));
+    table.row("words", grouped(summary.words));
+    table.row("distinct", grouped(summary.distinct));
+    table.row("kept", format!("{} (+ 5 special tokens = {} ids)", grouped(summary.kept), grouped(tokens)));
+    let unknown = percent(share(summary.unknown, summary.words));
+    table.row("unknown", format!("{} ({unknown} of the words)", grouped(summary.unknown)));
+    table.row("read", format!("{} in {} ({}/s)", bytes(summary.bytes), seconds(time), bytes(speed as u64)));
+    let embedding = grouped(tokens * HIDDEN as u64);
+    table.row(
+        "embedding",
+        format!("{embedding} parameters at hidden size {HIDDEN}, as many again in the head"),
+    );
+    if summary.spilled > 0 {
+        table.row("to disk", format!("{} of counts (--memory)", bytes(summary.spilled)));
     }
     if let Some(output) = output {
-        writeln!(text, "{:<10} {}", "written", output.display()).expect("strings grow");
+        table.row("written", output.display());
     }
-    text
+    text + &table.to_string()
 }
 
 /// The same for scripts, on one line.
@@ -348,8 +324,8 @@ mod tests {
             }
         };
         check(&|_| {}, 15, &[]);
-        check(&|_| {}, 2_100_000, &["537600000 parameters"]);
-        check(&|s| s.unknown = 11, 15, &["11.0 % of the words are unknown"]);
+        check(&|_| {}, 2_100_000, &["537,600,000 parameters"]);
+        check(&|s| s.unknown = 11, 15, &["11.00 % of the words are unknown"]);
         check(&|s| s.kept = 0, 5, &["no word was frequent enough"]);
         check(&|s| (s.overlong, s.replaced) = (1, 2), 15, &["--tokens char", "2 broken"]);
     }
@@ -370,7 +346,7 @@ mod tests {
             "lines      2\n",
             "words      5\n",
             "1 (20.00 %",
-            "1792 parameters",
+            "1,792 parameters",
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }

@@ -25,10 +25,13 @@ use serde::{Deserialize, Serialize};
 
 use super::HostBatch;
 use crate::sample::{Corruption, Cursor, Origin, PairLabel, SEGMENT_PAD};
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 
 /// The version of the safetensors layout that is written and read here.
 const VERSION: u32 = 1;
+
+/// Largest file that is read, in bytes: it is held in memory whole.
+const MAX_BYTES: u64 = 16 << 30;
 
 /// The metadata entry.
 const INFO: &str = "bertstream_batches";
@@ -177,7 +180,7 @@ fn fill_pairs(batch: &HostBatch, cells: &mut [i64], _width: usize) {
 /// [`crate::ErrorKind::Mismatch`] for a version not known here, [`crate::ErrorKind::Data`], with tensor and
 /// cell, for everything that is not as described above.
 pub fn read_batches(path: &Path, batch_size: usize) -> Result<Vec<HostBatch>> {
-    let bytes = std::fs::read(path).map_err(|error| Error::reading(path, error))?;
+    let bytes = durable::read_at_most(path, MAX_BYTES)?;
     from_safetensors(&bytes, batch_size).map_err(|e| e.context(format!("batches {}", path.display())))
 }
 

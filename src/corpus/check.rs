@@ -9,9 +9,10 @@ use hashbrown::HashMap;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Corpus;
 use super::pairs::{Fault, PairCorpus, strip_line_end};
-use super::{Corpus, encoding};
 use crate::Result;
+use crate::text::BOM;
 use crate::vocab::Tokenizer;
 
 /// How many places are named for each kind of finding.
@@ -207,7 +208,7 @@ pub fn check(
             Ok([a, b]) => {
                 documents += 1;
                 copies.add(xxh3_64(text), line);
-                if line > 1 && text.starts_with(encoding::BOM) {
+                if line > 1 && text.starts_with(BOM) {
                     stray_byte_order_marks.add(line);
                 }
                 words[0].add(a.split_whitespace().count());
@@ -407,50 +408,9 @@ fn ratio(part: u64, whole: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::super::{CorpusConfig, Io};
     use super::*;
-    use crate::vocab::Specials;
-
-    /// Words of one letter are known.
-    struct Letters;
-
-    impl Tokenizer for Letters {
-        fn encode(&self, text: &str, out: &mut Vec<u32>) {
-            out.extend(text.split_whitespace().map(|word| match word.as_bytes() {
-                [letter] => 5 + u32::from(*letter),
-                _ => 1,
-            }));
-        }
-        fn token(&self, _: u32) -> Option<&str> {
-            None
-        }
-        fn id(&self, _: &str) -> Option<u32> {
-            None
-        }
-        fn len(&self) -> usize {
-            261
-        }
-        fn specials(&self) -> Specials {
-            Specials { pad: 0, unknown: 1, separator: 2, classify: 3, mask: 4 }
-        }
-        fn ordinary_len(&self) -> u32 {
-            256
-        }
-        fn ordinary(&self, k: u32) -> u32 {
-            5 + k
-        }
-        fn counts(&self) -> Option<&[u64]> {
-            None
-        }
-        fn fingerprint(&self) -> u64 {
-            0
-        }
-        fn save(&self, _: &Path) -> Result<()> {
-            Ok(())
-        }
-    }
+    use crate::vocab::WordVocab;
 
     fn report(content: &[u8], config: CheckConfig) -> Report {
         let dir = tempfile::tempdir().unwrap();
@@ -458,7 +418,8 @@ mod tests {
         std::fs::write(&path, content).unwrap();
         let open =
             CorpusConfig { path, io: Io::Memory, lines: None, encoding: "utf-8".into(), index_dir: None };
-        check(&PairCorpus::open(&open).unwrap(), Some(&Letters), &config, &mut |_| {}).unwrap()
+        let letters = WordVocab::from_texts(["a b c d e f g h"], None, 1);
+        check(&PairCorpus::open(&open).unwrap(), Some(&letters), &config, &mut |_| {}).unwrap()
     }
 
     const CONFIG: CheckConfig = CheckConfig { seq_len: 8, batch_size: 2 };

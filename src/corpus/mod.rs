@@ -15,7 +15,6 @@ use smallvec::SmallVec;
 use crate::{Error, Result};
 
 pub mod check;
-pub mod encoding;
 pub mod index;
 mod memory;
 mod mmap;

@@ -8,17 +8,17 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use encoding_rs::{Encoding, UTF_8};
 use memchr::{memchr, memchr_iter, memmem};
 use smallvec::smallvec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::index::{Identity, LineIndex, Refused};
-use super::{Bytes, Corpus, CorpusConfig, Document, Io, Sentence, encoding, reach};
+use super::{Bytes, Corpus, CorpusConfig, Document, Io, Sentence, reach};
 use crate::durable::{self, parent};
+use crate::text::{BOM, Encoding, HEAD, OnBadBytes, Transcoder};
 use crate::{Error, ErrorKind, Result};
 
 /// The longest line that is read, in bytes: longer ones are no pair of sentences but an accident, such as a
@@ -35,7 +35,7 @@ pub enum Fault {
     ExtraTab,
     NothingBefore,
     NothingAfter,
-    /// Bytes that mean nothing in the corpus' encoding, from this byte of the line on.
+    /// Bytes that mean nothing in the corpus' encoding, from this byte of the line on, counted from 0.
     Malformed {
         at: usize,
     },
@@ -55,7 +55,7 @@ impl fmt::Display for Fault {
             Self::ExtraTab => f.write_str("more than one tab: a line is two sentences with one tab between"),
             Self::NothingBefore => f.write_str("no sentence before the tab"),
             Self::NothingAfter => f.write_str("no sentence after the tab"),
-            Self::Malformed { at } => write!(f, "byte {at}: not text in the encoding of the corpus"),
+            Self::Malformed { at } => write!(f, "byte {}: not text in the encoding of the corpus", at + 1),
             Self::TooLong { bytes } => write!(f, "{bytes} bytes, where a line may have {MAX_LINE}"),
         }
     }
@@ -68,9 +68,9 @@ pub struct PairCorpus {
     index: LineIndex,
     index_file: IndexFile,
     /// Of the file at `path`.
-    encoding: &'static Encoding,
+    encoding: Encoding,
     /// Of `bytes`, which may be a UTF-8 copy.
-    text_encoding: &'static Encoding,
+    text_encoding: Encoding,
     /// Whether `bytes` begin with a byte order mark.
     marked: bool,
     lines: u64,
@@ -91,20 +91,20 @@ impl PairCorpus {
     pub fn open(config: &CorpusConfig) -> Result<Self> {
         let path = &config.path;
         let fail = |error: Error| error.context(format!("corpus {}", path.display()));
-        let declared = encoding::lookup(&config.encoding)?;
+        let declared = Encoding::for_label(&config.encoding)?;
         if config.lines == Some(0) {
             return Err(Error::usage("--corpus-lines 0 leaves nothing of the corpus"));
         }
         let place = Place::of(config).map_err(fail)?;
         let source = Source::open(path, config.io).map_err(fail)?;
-        let head = source.bytes.slice(0..source.bytes.len().min(encoding::HEAD))?;
-        let refused = |what: &str| Error::data(format!("corpus {}: {what}", path.display()));
-        let empty = || refused("the file is empty: it needs lines of two sentences with a tab between");
-        if head.is_empty() || &head[..] == encoding::BOM {
+        let head = source.bytes.slice(0..source.bytes.len().min(HEAD as u64))?;
+        let empty =
+            || fail(Error::data("the file is empty: it needs lines of two sentences with a tab between"));
+        if head.is_empty() || &head[..] == BOM {
             return Err(empty());
         }
-        encoding::check_head(&head, declared).map_err(|what| refused(&format!("the file is {what}")))?;
-        let marked = declared == UTF_8 && head.starts_with(encoding::BOM);
+        declared.refuse_unless_text(&head).map_err(fail)?;
+        let marked = declared.is_utf8() && head.starts_with(BOM);
         drop(head);
 
         let (index, index_file) = place.index(&source).map_err(fail)?;
@@ -123,7 +123,7 @@ impl PairCorpus {
             path: path.clone(),
             fingerprint: fingerprint(content, declared, (lines < index.lines()).then_some(lines)),
             encoding: declared,
-            text_encoding: if declared.is_ascii_compatible() { declared } else { UTF_8 },
+            text_encoding: if declared.is_ascii_compatible() { declared } else { Encoding::UTF_8 },
             bytes: source.bytes,
             index,
             index_file,
@@ -148,7 +148,7 @@ impl PairCorpus {
     }
 
     /// The encoding of the file.
-    pub fn encoding(&self) -> &'static Encoding {
+    pub fn encoding(&self) -> Encoding {
         self.encoding
     }
 
@@ -183,12 +183,12 @@ impl PairCorpus {
     pub fn parse<'l>(&self, id: u64, raw: &'l [u8]) -> Result<[Cow<'l, str>; 2], Fault> {
         let mut line = strip_line_end(raw);
         if id == 0 && self.marked {
-            line = line.strip_prefix(encoding::BOM).unwrap_or(line);
+            line = line.strip_prefix(BOM).unwrap_or(line);
         }
         if line.len() > MAX_LINE {
             return Err(Fault::TooLong { bytes: line.len() });
         }
-        match encoding::decode(line, self.text_encoding).map_err(|at| Fault::Malformed { at })? {
+        match self.text_encoding.decode(line).map_err(|at| Fault::Malformed { at })? {
             Cow::Borrowed(text) => split(text).map(|(a, b)| [Cow::Borrowed(a), Cow::Borrowed(b)]),
             Cow::Owned(text) => split(&text).map(|(a, b)| [Cow::Owned(a.into()), Cow::Owned(b.into())]),
         }
@@ -296,8 +296,8 @@ fn split(text: &str) -> Result<(&str, &str), Fault> {
 
 /// What identifies the documents: every byte of the file, how bytes are read, and how many lines are used.
 /// The hash of the bytes alone where they are all used and UTF-8.
-fn fingerprint(content: u64, encoding: &'static Encoding, lines: Option<u64>) -> u64 {
-    if encoding == UTF_8 && lines.is_none() {
+fn fingerprint(content: u64, encoding: Encoding, lines: Option<u64>) -> u64 {
+    if encoding.is_utf8() && lines.is_none() {
         return content;
     }
     let mut key = content.to_le_bytes().to_vec();
@@ -406,7 +406,7 @@ impl Place {
         &self,
         source: &Source,
         content: u64,
-        encoding: &'static Encoding,
+        encoding: Encoding,
         io: Io,
     ) -> Result<(Source, LineIndex, IndexFile)> {
         let copy = self.file(&format!(".{content:016x}.{}.utf8", encoding.name().to_ascii_lowercase()));
@@ -424,7 +424,7 @@ impl Place {
                 log_refusal(&index_path, refused);
                 tracing::info!(target: "corpus", from = %source.path.display(), to = %copy.display(),
                     encoding = encoding.name(), "copying the corpus to UTF-8");
-                encoding::copy_as_utf8(&*source.bytes, encoding, &copy).map_err(|error| {
+                copy_as_utf8(&*source.bytes, encoding, &copy).map_err(|error| {
                     error.context("a corpus in this encoding needs a copy in UTF-8 (--index-dir says where)")
                 })?;
                 let source = Source::open(&copy, io)?;
@@ -432,6 +432,32 @@ impl Place {
                 Ok((source, index, file))
             }
         }
+    }
+}
+
+/// Writes `bytes` to `path` as UTF-8, in constant memory and durably. What is malformed makes its line
+/// malformed in the copy.
+fn copy_as_utf8(bytes: &dyn Bytes, encoding: Encoding, path: &Path) -> Result<()> {
+    let mut text = Transcoder::new(Stream { bytes, at: 0 }, encoding, OnBadBytes::Keep);
+    durable::write_stream(path, None, |out| match io::copy(&mut text, out) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.downcast().unwrap_or_else(|error| durable::failed_write(path, None, error))),
+    })
+}
+
+/// Bytes from the first to the last.
+struct Stream<'b> {
+    bytes: &'b dyn Bytes,
+    at: u64,
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let end = self.bytes.len().min(self.at + out.len() as u64);
+        let part = self.bytes.slice(self.at..end).map_err(io::Error::other)?;
+        out[..part.len()].copy_from_slice(&part);
+        self.at = end;
+        Ok(part.len())
     }
 }
 

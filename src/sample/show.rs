@@ -60,56 +60,16 @@ fn spell(tokenizer: &dyn Tokenizer, id: u32) -> std::borrow::Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::Result;
-    use crate::vocab::Specials;
-
-    /// A vocabulary of five special tokens and three words.
-    struct Few;
-
-    const TOKENS: [&str; 8] = ["<pad>", "<unk>", "<eos>", "<sos>", "<mask>", "cat", "dog", "house"];
-
-    impl Tokenizer for Few {
-        fn encode(&self, text: &str, out: &mut Vec<u32>) {
-            out.extend(text.split(' ').map(|word| self.id(word).unwrap_or(1)));
-        }
-        fn token(&self, id: u32) -> Option<&str> {
-            TOKENS.get(id as usize).copied()
-        }
-        fn id(&self, token: &str) -> Option<u32> {
-            TOKENS.iter().position(|&t| t == token).map(|id| id as u32)
-        }
-        fn len(&self) -> usize {
-            TOKENS.len()
-        }
-        fn specials(&self) -> Specials {
-            Specials { pad: 0, unknown: 1, separator: 2, classify: 3, mask: 4 }
-        }
-        fn ordinary_len(&self) -> u32 {
-            3
-        }
-        fn ordinary(&self, k: u32) -> u32 {
-            k + 5
-        }
-        fn counts(&self) -> Option<&[u64]> {
-            None
-        }
-        fn fingerprint(&self) -> u64 {
-            0
-        }
-        fn save(&self, _path: &Path) -> Result<()> {
-            Ok(())
-        }
-    }
+    use crate::vocab::WordVocab;
 
     #[test]
     fn rows_are_readable() {
         let (ids, segments) = ([3, 4, 2, 5, 6, 99, 2], [1, 1, 1, 2, 2, 2, 2]);
         let predicted = [(1, 7, Corruption::Mask), (3, 6, Corruption::Random), (4, 6, Corruption::Keep)];
+        let vocab = WordVocab::from_texts(["cat dog house"], None, 1);
         let check = |paint, expected: &str| {
-            assert_eq!(show(&ids, &segments, predicted, &Few, paint), expected);
+            assert_eq!(show(&ids, &segments, predicted, &vocab, paint), expected);
         };
         check(Paint::Plain, "<sos> [MASK:house] <eos> | [cat<-dog] (dog) <99> <eos>");
         check(

@@ -15,12 +15,12 @@ use memchr::memchr_iter;
 
 use super::Tokenizer;
 use super::char::CharVocab;
-use super::encoding::{Encoding, OnBadBytes, Transcoder, stream_error, utf8_error_at};
 use super::map::WordMap;
 use super::ranking::Ranking;
 use super::runs::{Run, Spill, in_memory, merge};
 use super::split::{Kind, is_ascii_space, is_space};
 use super::word::WordVocab;
+use crate::text::{BOM, Encoding, HEAD, OnBadBytes, Transcoder, broken_utf8_at, stream_error, utf8_lossy};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that a thread counts between two looks at its memory: large enough that handing out chunks costs
@@ -30,9 +30,6 @@ const CHUNK: usize = 1 << 20;
 /// Longest word, in bytes. What is longer is no word of a language but broken text; it is counted as unknown
 /// and reported, so that a line of any length is read in constant memory.
 const MAX_WORD: usize = 64 << 10;
-
-/// How much of the start of a file is looked at to tell whether it is text.
-const HEAD: usize = 64 << 10;
 
 /// What to count, and with what means. Only the first five fields change the result.
 #[derive(Clone, Debug)]
@@ -140,7 +137,7 @@ fn build_from(
         return Err(Error::data("the file is empty"));
     }
     config.encoding.refuse_unless_text(&head)?;
-    let bom = if config.encoding.is_utf8() && head.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+    let bom = if config.encoding.is_utf8() && head.starts_with(BOM) { BOM.len() } else { 0 };
     let read = Progress { inner: (&head[bom..]).chain(input), bytes: bom as u64, tell: progress };
     let (counted, bytes, replaced) = if config.encoding.is_utf8() {
         let (counted, read) = count(read, bom as u64, config)?;
@@ -245,8 +242,8 @@ fn count_chunks<R: Read>(chunks: &Mutex<Chunks<R>>, config: &CountConfig) -> Res
         let lossy;
         let text = match (simdutf8::basic::from_utf8(&buffer), config.on_bad_bytes) {
             (Ok(text), _) => text,
-            (Err(_), OnBadBytes::Error) => {
-                let bad = utf8_error_at(&buffer);
+            (Err(_), OnBadBytes::Error | OnBadBytes::Keep) => {
+                let bad = broken_utf8_at(&buffer);
                 let line = place.line + memchr_iter(b'\n', &buffer[..bad]).count() as u64;
                 let at = place.at + bad as u64;
                 return Err(stop(
@@ -259,7 +256,7 @@ fn count_chunks<R: Read>(chunks: &Mutex<Chunks<R>>, config: &CountConfig) -> Res
                 ));
             }
             (Err(_), OnBadBytes::Replace) => {
-                let (text, replaced) = Encoding::UTF_8.decode_line_lossy(&buffer);
+                let (text, replaced) = utf8_lossy(&buffer);
                 counted.replaced += replaced;
                 lossy = text;
                 &lossy
@@ -555,7 +552,7 @@ mod tests {
         check(b"", None, "the file is empty");
         check(b"\n \t\n", None, "2 lines and no word in them");
         check(b"a\n", Some(0), "0 lines and no word");
-        check(b"\x1f\x8b\x08", None, "gzip -dc");
+        check(b"\x1f\x8b\x08", None, "gzip -d");
         check(b"a\0b\0", None, "utf-16le");
     }
 

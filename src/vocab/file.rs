@@ -4,8 +4,7 @@
 //! checked by [`Vocabulary::from_parts`]. A pickle is refused, because reading one means running what it
 //! says.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -15,7 +14,7 @@ use super::char::Chars;
 use super::split::Kind;
 use super::vocabulary::{Split, Vocabulary};
 use super::word::Words;
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 
 /// The `format` entry of our files.
 const FORMAT: &str = "bertstream-vocab";
@@ -50,16 +49,8 @@ pub(super) fn load(path: &Path) -> Result<Box<dyn Tokenizer>> {
 }
 
 fn load_capped(path: &Path, max_bytes: u64) -> Result<Box<dyn Tokenizer>> {
-    let file = File::open(path).map_err(|error| Error::reading(path, error))?;
-    let mut bytes = Vec::new();
-    // One byte beyond the cap tells that there is more, whatever the file's metadata claim.
-    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|error| Error::reading(path, error))?;
-    let checked = if bytes.len() as u64 > max_bytes {
-        Err(Error::data(format!("larger than {max_bytes} bytes, which no vocabulary is")))
-    } else {
-        parse(&bytes)
-    };
-    checked.map_err(|error| error.context(format!("vocabulary {}", path.display())))
+    let bytes = durable::read_at_most(path, max_bytes)?;
+    parse(&bytes).map_err(|error| error.context(format!("vocabulary {}", path.display())))
 }
 
 /// The vocabulary in the bytes of a file.

@@ -8,7 +8,6 @@ use crate::Result;
 
 pub mod char;
 pub mod count;
-pub mod encoding;
 mod file;
 mod map;
 mod ranking;
@@ -18,7 +17,6 @@ pub mod vocabulary;
 pub mod word;
 
 pub use char::CharVocab;
-pub use encoding::Encoding;
 pub use split::Kind;
 pub use vocabulary::{Encode, SPECIAL_TOKENS, SPECIALS};
 pub use word::WordVocab;

@@ -1,0 +1,203 @@
+//! What the rooms say while they work, as lines on stderr that do not break a progress bar.
+//!
+//! Takes `tracing` events, gives `warning: corpus: what happened`. No time stands before a line: people read
+//! these as they come, and what must be dated is in a run's records.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::sync::LazyLock;
+
+use clap::ValueEnum;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::{Error, Result};
+
+/// Names the level where no flag does.
+const VARIABLE: &str = "BERTSTREAM_LOG";
+
+/// All bars of the program, so that a line can be written above them.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// The least important events that are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// What goes wrong.
+    Error,
+    /// And what should be known.
+    Warn,
+    /// And what is going on.
+    Info,
+    /// And what explains it.
+    Debug,
+}
+
+impl From<Level> for tracing::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::ERROR,
+            Level::Warn => Self::WARN,
+            Level::Info => Self::INFO,
+            Level::Debug => Self::DEBUG,
+        }
+    }
+}
+
+/// Shows events from now on, down to the level of the flag, of the environment, or warnings.
+///
+/// # Errors
+/// [`crate::ErrorKind::Usage`] where the environment names no level.
+pub fn show(flag: Option<Level>) -> Result<()> {
+    let level = match (flag, std::env::var_os(VARIABLE)) {
+        (Some(level), _) => level,
+        (None, Some(name)) if !name.is_empty() => Level::from_str(&name.to_string_lossy(), true)
+            .map_err(|_| Error::usage(format!("{VARIABLE}={name:?}: error, warn, info or debug")))?,
+        (None, _) => Level::Warn,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::from(level))
+        .with_ansi(io::stderr().is_terminal() && !minds_colours())
+        .with_writer(AboveBars)
+        .event_format(Line)
+        .finish();
+    // Whoever has this library in a program of theirs, and a subscriber of their own, keeps it.
+    drop(tracing::subscriber::set_global_default(subscriber));
+    Ok(())
+}
+
+/// Whether the user minds colours (<https://no-color.org>).
+pub fn minds_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// A bar on stderr where that is a terminal, nothing elsewhere. Events are shown above it.
+///
+/// # Panics
+/// Where `template` is not one of indicatif's: it is a constant of this program.
+pub fn bar(length: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("a constant that is well-formed");
+    BARS.add(ProgressBar::new(length).with_style(style))
+}
+
+/// One event on one line: how bad, which room, what, and its fields.
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+    N: for<'w> FormatFields<'w> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let metadata = event.metadata();
+        let (word, colour) = match *metadata.level() {
+            tracing::Level::ERROR => ("error", 31),
+            tracing::Level::WARN => ("warning", 33),
+            tracing::Level::INFO => ("info", 32),
+            _ => ("debug", 34),
+        };
+        if writer.has_ansi_escapes() {
+            write!(writer, "\x1b[{colour}m{word}\x1b[0m: ")?;
+        } else {
+            write!(writer, "{word}: ")?;
+        }
+        write!(writer, "{}: ", room(metadata.target()))?;
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// The room that a target lies in: the module's name below this crate, and below `cli` the command's.
+fn room(target: &str) -> &str {
+    let below = target.strip_prefix("bertstream::").unwrap_or(target);
+    let below = below.strip_prefix("cli::").unwrap_or(below);
+    below.split("::").next().unwrap_or(below)
+}
+
+/// Writes to stderr while the bars are out of the way.
+struct AboveBars;
+
+impl Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl MakeWriter<'_> for AboveBars {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Takes what is written, for all clones.
+    #[derive(Clone, Default)]
+    struct Taken(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Taken {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_event_is_a_line_of_how_bad_where_and_what() {
+        let check = |colours, event: &dyn Fn(), expected: &str| {
+            let taken = Taken::default();
+            let writer = taken.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::INFO)
+                .with_ansi(colours)
+                .with_writer(move || writer.clone())
+                .event_format(Line)
+                .finish();
+            tracing::subscriber::with_default(subscriber, event);
+            assert_eq!(String::from_utf8(taken.0.lock().unwrap().clone()).unwrap(), expected);
+        };
+        check(false, &|| tracing::warn!("{} words", 3), "warning: log: 3 words\n");
+        check(
+            false,
+            &|| tracing::info!(target: "corpus", why = "longer", "stale"),
+            "info: corpus: stale why=\"longer\"\n",
+        );
+        check(
+            true,
+            &|| tracing::error!(target: "train", "disk full"),
+            "\x1b[31merror\x1b[0m: train: disk full\n",
+        );
+        check(false, &|| tracing::debug!("not shown"), "");
+    }
+
+    #[test]
+    fn a_target_is_shown_as_its_room() {
+        for (target, expected) in [
+            ("bertstream::train::run_dir", "train"),
+            ("bertstream::cli::vocab", "vocab"),
+            ("bertstream::durable", "durable"),
+            ("corpus", "corpus"),
+        ] {
+            assert_eq!(room(target), expected);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What commands say: results to stdout, the rest to stderr, numbers as people read them.
+//!
+//! Knows nothing of what is said.
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+
+use super::log::minds_colours;
+use crate::sample::Paint;
+use crate::{Error, ErrorKind, Result};
+
+/// Prints all of a result.
+///
+/// # Errors
+/// [`ErrorKind::Io`]; a reader that has gone is none, so that the exit code still tells what was found.
+pub fn print(text: &str) -> Result<()> {
+    let mut printer = Printer::new();
+    printer.write(|out| out.write_all(text.as_bytes()))?;
+    printer.finish().map(|_| ())
+}
+
+/// Tells people on stderr. That it is gone is no reason to stop.
+pub fn tell(text: impl Display) {
+    drop(write!(io::stderr(), "{text}"));
+}
+
+/// Lines to stdout. A reader that has seen enough (`| head`) closes it, which is no error.
+pub struct Printer {
+    out: BufWriter<StdoutLock<'static>>,
+    /// Colours only where a person looks, and does not mind (<https://no-color.org>).
+    pub paint: Paint,
+    /// Whether the reader is gone.
+    pub closed: bool,
+}
+
+impl Printer {
+    pub fn new() -> Self {
+        let paint = if io::stdout().is_terminal() && !minds_colours() { Paint::Ansi } else { Paint::Plain };
+        Self { out: BufWriter::new(io::stdout().lock()), paint, closed: false }
+    }
+
+    /// Prints `line` and a line's end.
+    pub fn line(&mut self, line: &str) -> Result<()> {
+        self.write(|out| writeln!(out, "{line}"))
+    }
+
+    /// Lets `write` print, unless the reader is gone.
+    pub fn write(
+        &mut self,
+        write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
+    ) -> Result<()> {
+        if self.closed {
+            return Ok(());
+        }
+        match write(&mut self.out) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.closed = true,
+            Err(error) => {
+                return Err(Error::new(ErrorKind::Io, "cannot write to stdout").caused_by(error));
+            }
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    /// Prints what is left; tells whether the reader stayed to the end.
+    pub fn finish(mut self) -> Result<bool> {
+        self.write(Write::flush)?;
+        Ok(!self.closed)
+    }
+}
+
+/// Rows of a name and a value.
+pub struct Table {
+    text: String,
+    /// Width of the names.
+    names: usize,
+}
+
+impl Table {
+    /// A table without rows, whose names have up to so many characters.
+    pub fn new(names: usize) -> Self {
+        Self { text: String::new(), names }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, name: &str, value: impl Display) {
+        self.text += &format!("{name:<width$} {value}\n", width = self.names);
+    }
+
+    /// Adds an empty line.
+    pub fn gap(&mut self) {
+        self.text.push('\n');
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What share of `whole` is `part`; none of nothing.
+pub fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// A share as `12.34 %`.
+pub fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+/// 1234567 as `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// 1536000 as `1.5 MB`.
+pub fn bytes(number: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if number < 1000 {
+        return format!("{number} bytes");
+    }
+    let mut value = number as f64 / 1000.0;
+    let mut unit = 0;
+    // Rounding must not give "1000.0 kB".
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A duration in the unit that suits it.
+pub fn seconds(time: f64) -> String {
+    match time {
+        t if t < 1e-3 => format!("{:.0} us", t * 1e6),
+        t if t < 1.0 => format!("{:.1} ms", t * 1e3),
+        t if t < 120.0 => format!("{t:.1} s"),
+        t if t < 7200.0 => format!("{:.1} min", t / 60.0),
+        t => format!("{:.1} h", t / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        for (number, expected) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), expected);
+        }
+        for (number, expected) in
+            [(0, "0 bytes"), (999, "999 bytes"), (1536, "1.5 kB"), (999_999, "1.0 MB"), (7_875_578, "7.9 MB")]
+        {
+            assert_eq!(bytes(number), expected);
+        }
+        for (time, expected) in
+            [(12e-6, "12 us"), (0.0125, "12.5 ms"), (90.0, "90.0 s"), (5400.0, "90.0 min")]
+        {
+            assert_eq!(seconds(time), expected);
+        }
+    }
+
+    #[test]
+    fn a_table_has_its_values_below_each_other() {
+        let mut table = Table::new(6);
+        table.row("lines", grouped(1000));
+        table.gap();
+        table.row("unknown", percent(share(1, 8)));
+        assert_eq!(table.to_string(), "lines  1,000\n\nunknown 12.50 %\n");
+        assert_eq!(share(0, 0), 0.0);
+    }
+}
