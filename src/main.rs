@@ -1,5 +1,6 @@
 //! Dispatches to the subcommands and reports errors, once, with the exit code of their class.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -12,7 +13,8 @@ fn main() -> ExitCode {
     match bertstream::cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // Where stderr is gone the code still tells.
+            drop(writeln!(std::io::stderr(), "error: {error}"));
             ExitCode::from(error.kind().exit_code())
         }
     }
