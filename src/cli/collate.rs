@@ -63,6 +63,9 @@ pub fn run(args: Args) -> Result<()> {
         pad_id: specials.pad,
     };
     collate.check()?;
+    if let Some(path) = &output {
+        super::flags::keep_inputs(path, &[&args.source.corpus.corpus, &args.source.vocab])?;
+    }
     let corpus = corpus::open(&args.source.corpus.resolve())?;
     let workers = args.source.workers();
     let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 use crate::corpus::{CorpusConfig, Io};
 use crate::sample::{MaskCount, PairTask, SampleConfig, Shuffle, Truncate};
+use crate::{Error, Result};
 
 /// A named set of defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -97,6 +98,31 @@ pub fn corpus_at(path: &Path) -> CorpusConfig {
         encoding: "utf-8".to_owned(),
         index_dir: super::corpus::index_dir(path),
     }
+}
+
+/// Most worker threads of any stage: far beyond the cores of any machine, and far below what a system
+/// refuses to start midway.
+const MOST_WORKERS: usize = 1024;
+
+/// A number of worker threads.
+pub fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n <= MOST_WORKERS => Ok(n),
+        Ok(_) => Err(format!("at most {MOST_WORKERS}; the number of cores is enough")),
+        Err(_) => Err("a whole number is needed".to_owned()),
+    }
+}
+
+/// Refuses to write over a file that is read: a slip of the hand must not cost a corpus.
+pub fn keep_inputs(output: &Path, inputs: &[&Path]) -> Result<()> {
+    let Ok(existing) = output.canonicalize() else { return Ok(()) };
+    if inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == existing)) {
+        return Err(Error::usage(format!(
+            "--output {}: that is the file to read from, which would be lost: choose another name",
+            output.display()
+        )));
+    }
+    Ok(())
 }
 
 /// What samples look like. Flags left out come from the preset.

@@ -7,6 +7,16 @@ use clap::{Parser, Subcommand};
 
 use crate::Result;
 
+mod lines;
+
+// In place of the standard library's, which panic where the reader is gone.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::cli::lines::result(format_args!($($text)*)) };
+}
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::cli::lines::note(format_args!($($text)*)) };
+}
+
 mod bench;
 mod collate;
 mod corpus;

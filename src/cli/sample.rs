@@ -43,10 +43,11 @@ pub(super) struct SourceArgs {
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub preset: Preset,
     /// Epochs to go through.
-    #[arg(short = 'e', long, value_name = "N", default_value_t = 1)]
+    #[arg(short = 'e', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub epochs: u64,
     /// Threads that build samples; 0 builds them without threads [default: the number of cores].
-    #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"])]
+    #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
+          value_parser = super::flags::workers)]
     pub workers: Option<usize>,
 }
 

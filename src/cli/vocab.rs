@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long, value_name = "N", alias = "corpus_lines")]
     corpus_lines: Option<u64>,
     /// Threads that count [default: the number of cores]; 0 counts without any. The result is the same.
-    #[arg(short = 'w', long, value_name = "N")]
+    #[arg(short = 'w', long, value_name = "N", value_parser = super::flags::workers)]
     workers: Option<usize>,
     /// Memory for counted words, in MiB. What does not fit goes to temporary files (in TMPDIR); the result is
     /// the same.
@@ -107,6 +107,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     if let Some(output) = &args.output {
         check_writable(output)?;
+        super::flags::keep_inputs(output, &[&args.corpus])?;
     }
 
     let started = Instant::now();

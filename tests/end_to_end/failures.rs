@@ -1,0 +1,124 @@
+//! What goes wrong: the class of each failure by its exit code, its place and remedy by its message, and
+//! outputs whose reader is gone.
+
+use std::io::pipe;
+use std::process::Stdio;
+
+use super::toy::Place;
+
+const TINY: &str = "--hidden 8 --layers 1 --attn-heads 2 --seq-len 16 --batch-size 8 --steps 3";
+
+#[test]
+fn each_class_of_failure_has_its_exit_code_and_names_its_place() {
+    let place = Place::with_lines(40);
+    place.good(&format!("train -c train.tsv -v vocab.json -o run {TINY}"));
+    place.good("vocab -c held-out.tsv -o other.json --vocab-size 9");
+    place.write("empty.tsv", "");
+    place.write("one.tsv", "a b\tc d\n");
+    place.write("bad.tsv", "a b\tc d\nno tab here\ne\tf\n");
+    place.write("zipped.tsv", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03");
+    place.write("pickle.json", b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00.");
+    place.write("broken.json", "{\"tokens\": [");
+    let train = format!("train -v vocab.json -o new {TINY} -c");
+    let on = format!("train -c train.tsv -v vocab.json -o new {TINY}");
+    for (flags, code, named) in [
+        // Flags that cannot be meant.
+        ("vanish".to_owned(), 2, "vanish"),
+        ("train -c train.tsv".to_owned(), 2, "--vocab"),
+        (on.replace("--steps 3", "--steps 0"), 2, "--steps"),
+        (on.replace("--batch-size 8", "--batch-size 0"), 2, "--batch-size"),
+        (on.replace("--seq-len 16", "--seq-len 3"), 2, "--seq-len 3"),
+        (on.replace("--hidden 8", "--hidden 9"), 2, "--hidden 9"),
+        (format!("{on} --lr=-1"), 2, "--lr -1"),
+        ("sample -c train.tsv -v vocab.json --workers 100000 --limit 1".to_owned(), 2, "100000"),
+        ("sample -c train.tsv -v vocab.json --epochs 0".to_owned(), 2, "--epochs"),
+        ("collate -c train.tsv -v vocab.json --batch-size 0".to_owned(), 2, "--batch-size 0"),
+        ("collate -c train.tsv -v vocab.json --format safetensors".to_owned(), 2, "--output"),
+        ("vocab -c train.tsv -o train.tsv".to_owned(), 2, "train.tsv"),
+        ("collate -c train.tsv -v vocab.json --format safetensors -o vocab.json".to_owned(), 2, "vocab.json"),
+        ("inspect --run run --step 4".to_owned(), 2, "--step 4"),
+        ("eval --run run".to_owned(), 2, "--corpus"),
+        // Data that cannot be used.
+        (format!("{train} empty.tsv"), 65, "empty.tsv"),
+        (format!("{train} one.tsv"), 65, "one.tsv"),
+        (format!("{train} bad.tsv"), 65, "line 2"),
+        (format!("{train} zipped.tsv"), 65, "gzip"),
+        ("corpus --check -c bad.tsv --json --limit 0".to_owned(), 65, "1 of 3 lines"),
+        ("vocab -c empty.tsv -o new.json".to_owned(), 65, "empty.tsv"),
+        ("sample -c one.tsv -v vocab.json".to_owned(), 65, "one.tsv"),
+        ("sample -c train.tsv -v pickle.json".to_owned(), 65, "pickle"),
+        ("sample -c train.tsv -v broken.json".to_owned(), 65, "broken.json"),
+        ("eval --run run --batches train.tsv".to_owned(), 65, "train.tsv"),
+        // Input that is not there.
+        (format!("{train} nowhere.tsv"), 66, "nowhere.tsv"),
+        ("vocab -c nowhere.tsv -o new.json".to_owned(), 66, "nowhere.tsv"),
+        ("sample -c train.tsv -v nowhere.json".to_owned(), 66, "nowhere.json"),
+        ("eval --run nowhere --corpus train.tsv".to_owned(), 66, "nowhere"),
+        ("eval --run run --corpus train.tsv --checkpoint 2".to_owned(), 66, "step 2"),
+        ("train --resume nowhere".to_owned(), 66, "nowhere"),
+        // Outputs that cannot be made.
+        (format!("train -c train.tsv -v vocab.json -o run {TINY}"), 73, "--resume run"),
+        (format!("train -c train.tsv -v vocab.json -o one.tsv {TINY}"), 73, "one.tsv"),
+        ("vocab -c train.tsv -o nowhere/vocab.json".to_owned(), 73, "nowhere"),
+        // What does not belong together.
+        ("train --resume run --hidden 16 --lr 0.5".to_owned(), 78, "model.hidden"),
+        ("train --resume run --vocab other.json".to_owned(), 78, "data.vocab_fingerprint"),
+        ("train --resume run --corpus held-out.tsv".to_owned(), 78, "data.corpus_fingerprint"),
+        ("eval --run run --corpus train.tsv --vocab other.json".to_owned(), 78, "other.json"),
+        ("inspect --run run --step 1 --corpus held-out.tsv".to_owned(), 78, "held-out.tsv"),
+    ] {
+        let ran = place.run(&flags);
+        assert_eq!(ran.code, code, "{flags}: {}", ran.stderr);
+        assert!(ran.stderr.contains("error: ") && ran.stderr.contains(named), "{flags}: {}", ran.stderr);
+        // A check has a report even where it ends badly; nothing else has a result.
+        assert!(ran.stdout.is_empty() || flags.contains("--check"), "{flags}: {}", ran.stdout);
+    }
+    assert!(!place.path("new").exists() && !place.path("new.json").exists(), "nothing was begun");
+}
+
+/// `| head`, and a terminal that went away: nothing panics, and what was begun is finished.
+#[test]
+fn a_reader_that_left_is_no_failure() {
+    let place = Place::with_lines(300);
+    let train = "train --resume run --steps";
+    place.good(&format!("train -c train.tsv -t held-out.tsv -v vocab.json -o run {TINY}"));
+    let gone = || {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        Stdio::from(writer)
+    };
+    for (number, flags) in [
+        "vocab -c train.tsv -o again.json --limit 100",
+        "corpus -c train.tsv --check -v vocab.json",
+        "sample -c train.tsv -v vocab.json",
+        "collate -c train.tsv -v vocab.json --json",
+        "eval --run run",
+        "eval --run run --json --by-corruption",
+        "inspect --run run --step 2",
+        "quickstart --steps 2",
+        &format!("{train} 6"),
+        &format!("{train} 9 --json"),
+        "--help",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let output = place.command(flags).stdout(gone()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{number}: {flags} without stdout: {}: {told}", output.status);
+    }
+    for (flags, code) in [
+        (&*format!("{train} 12"), 0),
+        ("sample -c train.tsv -v vocab.json", 0),
+        ("collate -c train.tsv -v vocab.json", 0),
+        ("corpus -c train.tsv --check", 0),
+        ("inspect --run run --step 12 --verify", 0),
+        ("quickstart --steps 2", 0),
+        ("sample -c nowhere.tsv -v vocab.json", 66),
+        ("vanish", 2),
+    ] {
+        let output = place.command(flags).stderr(gone()).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{flags} without stderr");
+    }
+    assert_eq!(place.json("run/state.json")["step"], 12, "the training went on");
+}

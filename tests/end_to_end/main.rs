@@ -1,0 +1,10 @@
+//! The program as it is used: real text, the real engine, the real binary, and nothing in between that is
+//! only a test's. What one room promises is tested beside it; here is what all of them promise together.
+
+mod batches;
+mod commands;
+mod failures;
+mod resume;
+mod signals;
+mod spellings;
+mod toy;

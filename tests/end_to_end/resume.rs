@@ -1,0 +1,177 @@
+//! Training with the real engine on real text: stopped after any step and gone on with, with other workers
+//! and another reader, it is the run that was never stopped, bit for bit.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use bertstream::collate::{CollateConfig, PadTo};
+use bertstream::corpus::{self, CorpusConfig, Io};
+use bertstream::model::{Init, Layout, ModelConfig, Optimizer, State};
+use bertstream::pipeline::Plan;
+use bertstream::sample::SampleConfig;
+use bertstream::train::checkpoint::{self, Progress};
+use bertstream::train::evaluate::{OneEpoch, evaluation_samples};
+use bertstream::train::{
+    BatchSource, DataConfig, DeviceChoice, Ending, EngineKind, EpochShape, Length, RunConfig, RunDir,
+    Runtime, Schedule, ScheduleKind, Stop, Trainer, engine,
+};
+use bertstream::vocab::{Tokenizer, WordVocab};
+
+use super::toy;
+
+const LINES: usize = 61;
+const BATCH: usize = 8;
+
+/// How the data comes, and on how many threads it is computed with: nothing of it may change a weight.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    io: Io,
+    workers: usize,
+    threads: usize,
+}
+
+const ONE_WAY: Way = Way { io: Io::Mmap, workers: 2, threads: 1 };
+const ANOTHER: Way = Way { io: Io::Memory, workers: 0, threads: 2 };
+
+/// 2 epochs of 8 batches (the last one short) through a tiny model, dropout on.
+fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
+    let sample = SampleConfig { seq_len: 16, ..SampleConfig::default() };
+    let shape =
+        EpochShape { documents: LINES as u64, batch_size: BATCH as u64, accumulate: accumulate as u64 };
+    RunConfig {
+        format: 1,
+        data: DataConfig {
+            corpus: CorpusConfig {
+                path: corpus.to_owned(),
+                io: Io::default(),
+                lines: None,
+                encoding: "utf-8".to_owned(),
+                index_dir: None,
+            },
+            corpus_fingerprint: String::new(),
+            documents: LINES as u64,
+            test: None,
+            test_fingerprint: None,
+            vocab: "vocab.json".into(),
+            vocab_fingerprint: String::new(),
+        },
+        collate: CollateConfig { batch_size: BATCH, seq_len: 16, pad_to: PadTo::Longest, pad_id: 0 },
+        sample,
+        model: ModelConfig {
+            vocab_size: vocab.len(),
+            hidden: 16,
+            layers: 2,
+            heads: 2,
+            dropout: 0.1,
+            init: Init::default(),
+        },
+        optimizer: Optimizer::default(),
+        schedule: Schedule { kind: ScheduleKind::Linear, lr: 1e-2, warmup: 4, hidden: 16 },
+        accumulate,
+        clip: Some(1.0),
+        engine: EngineKind::Fused,
+        device: DeviceChoice::Cpu,
+        length: Length::new(Some(2), None, shape),
+        runtime: Runtime { workers: 0, threads: 1, log_freq: 1, eval_every: None, save_every: None, keep: 2 },
+    }
+}
+
+/// What a run left.
+struct Left {
+    ending: Ending,
+    progress: Progress,
+    state: State,
+}
+
+/// Trains in `directory`, from its newest checkpoint if there is one, and stops after `steps` more.
+fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, steps: Option<u64>) -> Left {
+    let run = match directory.join("config.json").exists() {
+        true => RunDir::resume(directory).unwrap(),
+        false => RunDir::create(directory).unwrap(),
+    };
+    run.write_config(config).unwrap();
+    let corpus = corpus::open(&CorpusConfig { io: way.io, ..config.data.corpus.clone() }).unwrap();
+    let plan = Plan { corpus: &*corpus, tokenizer: vocab, sample: &config.sample, workers: way.workers };
+    let test_sample = evaluation_samples(&config.sample);
+    let test = OneEpoch { plan: Plan { sample: &test_sample, ..plan }, collate: &config.collate };
+    let layout = Layout::reference(&config.model);
+    let weights = layout.initial_weights(config.sample.seed);
+    let (kind, device) = (config.engine, config.device);
+    let mut engine =
+        engine::build(kind, device, &config.model, config.optimizer, weights, way.threads).unwrap();
+    let (found, refused) =
+        checkpoint::load_newest(&run.checkpoints(), &layout, &config.fingerprint()).unwrap();
+    assert!(refused.is_empty());
+    let mut progress = Progress::default();
+    if let Some(found) = found {
+        progress = found.manifest.progress;
+        engine.restore(found.state).unwrap();
+    }
+    let (from, cursor) = (progress.step, progress.cursor);
+    let done = Cell::new(0);
+    let ticks = Cell::new(0);
+    let mut count = Count(&done);
+    let mut trainer = Trainer {
+        engine: &mut *engine,
+        config,
+        run: &run,
+        progress,
+        test: Some(&test as &dyn BatchSource),
+        unigram: None,
+        observers: vec![&mut count],
+        clock: &|| {
+            ticks.set(ticks.get() + 1);
+            Duration::from_millis(ticks.get())
+        },
+        stop: &|| steps.filter(|&n| done.get() >= from + n).map(|_| Stop::Terminate),
+    };
+    done.set(from);
+    let ending = plan.batches(&config.collate, cursor, 2, |batches| trainer.run(batches)).unwrap();
+    let progress = trainer.progress.clone();
+    Left { ending, progress, state: engine.state().unwrap() }
+}
+
+/// Counts the steps as the loop tells them.
+struct Count<'c>(&'c Cell<u64>);
+
+impl bertstream::train::Observer for Count<'_> {
+    fn advanced(&mut self, step: u64, _total: u64) {
+        self.0.set(step);
+    }
+
+    fn recorded(&mut self, _record: &bertstream::train::Record) {}
+}
+
+#[test]
+fn stopped_after_any_step_it_is_the_run_that_was_not() {
+    let place = tempfile::tempdir().unwrap();
+    let corpus = place.path().join("corpus.tsv");
+    fs::write(&corpus, toy::lines(LINES)).unwrap();
+    let vocab = toy::vocabulary();
+    for accumulate in [1, 2] {
+        let config = config(&corpus, &vocab, accumulate);
+        let steps = config.length.total;
+        assert_eq!(steps, 16 / accumulate as u64);
+        let whole = tempfile::tempdir().unwrap();
+        let expected = train(whole.path(), &config, &vocab, ONE_WAY, None);
+        assert_eq!((expected.ending, expected.progress.step), (Ending::Finished, steps));
+        assert!(expected.state.weights.iter().all(|w| w.is_finite()));
+        for stop in 0..steps {
+            // The ways change places from one stop to the next.
+            let (before, after) = if stop % 2 == 0 { (ONE_WAY, ANOTHER) } else { (ANOTHER, ONE_WAY) };
+            let parts = tempfile::tempdir().unwrap();
+            let first = train(parts.path(), &config, &vocab, before, Some(stop));
+            assert_eq!(first.progress.step, stop);
+            let second = train(parts.path(), &config, &vocab, after, None);
+            assert_eq!(second.ending, Ending::Finished);
+            assert_eq!(second.progress, expected.progress, "stopped after {stop}, accumulate {accumulate}");
+            assert!(second.state == expected.state, "weights or moments: {stop}, accumulate {accumulate}");
+            for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+                let read = |directory: &Path| fs::read(directory.join(file)).unwrap();
+                assert!(read(parts.path()) == read(whole.path()), "{file}: {stop}, accumulate {accumulate}");
+            }
+        }
+    }
+}

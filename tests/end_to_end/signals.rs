@@ -1,0 +1,79 @@
+//! Signals in the midst of a training: the first saves and ends it, a kill costs the steps since the last
+//! checkpoint, and the run that goes on ends bit for bit where it would have ended.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::toy::{Place, number};
+
+/// A run long enough to be met in its midst.
+const RUN: &str = "train -c train.tsv -t held-out.tsv -v vocab.json -H 16 -l 1 -a 2 -s 16 -b 8 --steps 240 \
+                   --log-freq 1 --save-every 7";
+
+/// Starts `flags`, sends `signal` as soon as step `after` is told, and waits for the end.
+fn meet(place: &Place, flags: &str, after: u64, signal: Signal) -> (ExitStatus, String) {
+    let mut child = place.command(flags).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.lines().any(|line| line.split_whitespace().take(2).eq(["step", &after.to_string()])) {
+        assert_ne!(told.read_line(&mut text).unwrap(), 0, "it ended before step {after}: {text}");
+    }
+    let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+    kill_process(pid, signal).unwrap();
+    told.read_to_string(&mut text).unwrap();
+    (child.wait().unwrap(), text)
+}
+
+#[test]
+fn a_signal_saves_and_a_kill_costs_only_steps() {
+    let place = Place::with_lines(300);
+    place.good(&format!("{RUN} -o whole"));
+    for (signal, after, code, with) in [
+        (Signal::TERM, 20, Some(75), "--workers 3"),
+        (Signal::INT, 50, Some(130), "--workers 0 --io memory"),
+        (Signal::KILL, 33, None, "--workers 8 --threads 1"),
+    ] {
+        let run = format!("run-{after}");
+        let (status, told) = meet(&place, &format!("{RUN} -o {run}"), after, signal);
+        match code {
+            Some(code) => {
+                assert_eq!(status.code(), Some(code), "{told}");
+                assert!(told.contains(&format!("--resume {run}")), "the remedy is told: {told}");
+                let step = number(&place.json(&format!("{run}/state.json")), "step");
+                assert!((after as f64..240.0).contains(&step), "stopped after {step}");
+            }
+            None => assert_eq!(status.signal(), Some(Signal::KILL.as_raw())),
+        }
+        let resumed = place.good(&format!("train --resume {run} {with}"));
+        assert!(resumed.stderr.contains("goes on after step"), "{}", resumed.stderr);
+        for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+            let same = place.read(&format!("{run}/{file}")) == place.read(&format!("whole/{file}"));
+            assert!(same, "{file} differs after {signal:?}");
+        }
+        // The records, too, are those of one run: no step twice, none missing.
+        let steps = |run: &str| -> Vec<(u64, String)> {
+            let records = place.records(&format!("{run}/metrics.jsonl"));
+            let steps = records.iter().filter(|r| r["kind"] == "step");
+            steps.map(|r| (number(r, "step") as u64, r["digest"].to_string())).collect()
+        };
+        assert_eq!(steps(&run), steps("whole"));
+    }
+}
+
+/// Without a schedule that knows the end, a run in parts is the run in one piece.
+#[test]
+fn more_steps_later_are_the_steps_of_one_run() {
+    let place = Place::with_lines(100);
+    let train = "train -c train.tsv -v vocab.json -H 16 -l 1 -a 2 -s 16 -b 8 --schedule constant --warmup 4";
+    place.good(&format!("{train} -o whole --steps 30"));
+    place.good(&format!("{train} -o parts --steps 11 --workers 2"));
+    place.good("train --resume parts --steps 20 --workers 0");
+    place.good("train --resume parts --steps 30 --io memory");
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let same = place.read(&format!("parts/{file}")) == place.read(&format!("whole/{file}"));
+        assert!(same, "{file} differs");
+    }
+}
