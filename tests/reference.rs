@@ -8,12 +8,21 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use bertstream::collate::HostBatch;
-use bertstream::model::{Engine, Init, Layout, ModelConfig, Optimizer, Outcome};
+use bertstream::model::{Arch, Engine, Init, Layout, ModelConfig, Optimizer, Outcome};
 use bertstream::sample::PairLabel;
 
 /// A model small enough to differentiate in no time.
 fn config(init: Init) -> ModelConfig {
-    ModelConfig { vocab_size: 23, hidden: 8, layers: 1, heads: 2, dropout: 0.0, init }
+    ModelConfig {
+        arch: Arch::Reference,
+        max_positions: 512,
+        vocab_size: 23,
+        hidden: 8,
+        layers: 1,
+        heads: 2,
+        dropout: 0.0,
+        init,
+    }
 }
 
 /// Rows of five tokens with one masked, all with this pair label.
@@ -36,7 +45,7 @@ fn pairs(label: PairLabel) -> HostBatch {
 fn pair_head(engine: &mut dyn Engine, batch: &HostBatch) -> (Outcome, Vec<f32>) {
     let pass = common::whole_step(batch, 1);
     let outcome = engine.accumulate(batch, &pass).unwrap();
-    let layout = Layout::reference(&config(Init::Torch));
+    let layout = Layout::new(&config(Init::Torch));
     let head = layout.parameters().iter().find(|p| p.name == "next_sentence.linear.weight").unwrap();
     let gradients = engine.gradients().unwrap()[head.range.clone()].to_vec();
     (outcome, gradients)
@@ -45,7 +54,7 @@ fn pair_head(engine: &mut dyn Engine, batch: &HostBatch) -> (Outcome, Vec<f32>) 
 #[test]
 fn reference_not_next_pairs_give_no_gradient() {
     let config = config(Init::Torch);
-    let weights = Layout::reference(&config).initial_weights(5);
+    let weights = Layout::new(&config).initial_weights(5);
     for label in [PairLabel::NotNext, PairLabel::IsNext] {
         for (name, mut engine) in common::engines(&config, Optimizer::default(), &weights) {
             let batch = pairs(label);
@@ -64,7 +73,7 @@ fn reference_not_next_pairs_give_no_gradient() {
 #[test]
 fn reference_evaluation_has_dropout_on() {
     let config = ModelConfig { dropout: 0.5, ..config(Init::Torch) };
-    let weights = Layout::reference(&config).initial_weights(5);
+    let weights = Layout::new(&config).initial_weights(5);
     let batch = pairs(PairLabel::IsNext);
     for (name, mut engine) in common::engines(&config, Optimizer::default(), &weights) {
         let evaluated = engine.evaluate(&batch).unwrap();
@@ -75,9 +84,17 @@ fn reference_evaluation_has_dropout_on() {
 
 #[test]
 fn pytorch_s_initial_weights_are_a_choice() {
-    let model =
-        ModelConfig { vocab_size: 2000, hidden: 64, layers: 1, heads: 2, dropout: 0.0, init: Init::Torch };
-    let layout = Layout::reference(&model);
+    let model = ModelConfig {
+        arch: Arch::Reference,
+        max_positions: 512,
+        vocab_size: 2000,
+        hidden: 64,
+        layers: 1,
+        heads: 2,
+        dropout: 0.0,
+        init: Init::Torch,
+    };
+    let layout = Layout::new(&model);
     let weights = layout.initial_weights(3);
     let of = |name: &str| {
         let parameter = layout.parameters().iter().find(|p| p.name == name).unwrap();

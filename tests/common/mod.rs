@@ -1,7 +1,5 @@
 //! What the tests of the engines share: the list of engines, and how far apart two columns are.
 
-pub mod golden;
-
 use bertstream::collate::HostBatch;
 use bertstream::model::{Engine, FusedEngine, GraphEngine, ModelConfig, Optimizer, Pass};
 use bertstream::sample::PairLabel;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bertstream::collate::{CollateConfig, PadTo};
 use bertstream::corpus::{self, CorpusConfig, Io};
-use bertstream::model::{Init, Layout, ModelConfig, Optimizer, State};
+use bertstream::model::{Arch, Init, Layout, ModelConfig, Optimizer, State};
 use bertstream::pipeline::Plan;
 use bertstream::sample::SampleConfig;
 use bertstream::train::checkpoint::{self, Progress};
@@ -60,6 +60,8 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
         collate: CollateConfig { batch_size: BATCH, seq_len: 16, pad_to: PadTo::Longest, pad_id: 0 },
         sample,
         model: ModelConfig {
+            arch: Arch::Reference,
+            max_positions: 512,
             vocab_size: vocab.len(),
             hidden: 16,
             layers: 2,
@@ -96,7 +98,7 @@ fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, step
     let plan = Plan { corpus: &*corpus, tokenizer: vocab, sample: &config.sample, workers: way.workers };
     let test_sample = evaluation_samples(&config.sample);
     let test = OneEpoch { plan: Plan { sample: &test_sample, ..plan }, collate: &config.collate };
-    let layout = Layout::reference(&config.model);
+    let layout = Layout::new(&config.model);
     let weights = layout.initial_weights(config.sample.seed);
     let (kind, device) = (config.engine, config.device);
     let mut engine =

@@ -9,7 +9,7 @@ use bertstream::Result;
 use bertstream::collate::{CollateConfig, HostBatch, PadTo};
 use bertstream::corpus::{CorpusConfig, Io};
 use bertstream::model::{
-    Engine, Init, Layout, ModelConfig, Optimizer, Outcome, Pass, Predictions, State, Update, Updated,
+    Arch, Engine, Init, Layout, ModelConfig, Optimizer, Outcome, Pass, Predictions, State, Update, Updated,
 };
 use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::{Corruption, Cursor, Origin, PairLabel, SampleConfig};
@@ -44,7 +44,16 @@ pub fn config(accumulate: usize) -> RunConfig {
         },
         sample: SampleConfig::default(),
         collate: CollateConfig { batch_size: BATCH as usize, seq_len: 4, pad_to: PadTo::Longest, pad_id: 0 },
-        model: ModelConfig { vocab_size: 9, hidden: 4, layers: 1, heads: 2, dropout: 0.1, init: Init::Bert },
+        model: ModelConfig {
+            arch: Arch::Reference,
+            max_positions: 512,
+            vocab_size: 9,
+            hidden: 4,
+            layers: 1,
+            heads: 2,
+            dropout: 0.1,
+            init: Init::Bert,
+        },
         optimizer: Optimizer::default(),
         schedule: Schedule { kind: ScheduleKind::Linear, lr: 1e-2, warmup: 2, hidden: 4 },
         accumulate,

@@ -3,8 +3,8 @@
 
 use bertstream::model::{Arch, Engine, FusedEngine, Optimizer, OptimizerKind, Update};
 
-use crate::common::golden::Golden;
 use crate::common::whole_step;
+use crate::file::Golden;
 use crate::{check, check_column};
 
 const GOLDEN: &[u8] = include_bytes!("../../fixtures/golden/standard_bert.safetensors");

@@ -7,6 +7,7 @@
 mod common;
 
 mod bert;
+mod file;
 mod reference;
 
 use bertstream::model::Layout;

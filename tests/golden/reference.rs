@@ -4,8 +4,8 @@
 use bertstream::model::{Arch, Engine, FusedEngine, GraphEngine, Optimizer, OptimizerKind, Update};
 use safetensors::SafeTensors;
 
-use crate::common::golden::{Golden, floats};
 use crate::common::{engines, whole_step};
+use crate::file::{Golden, floats};
 use crate::{check, check_column};
 
 const GOLDEN: &[u8] = include_bytes!("../../fixtures/golden/seed_bertlm.safetensors");
