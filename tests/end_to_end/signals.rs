@@ -42,6 +42,7 @@ fn a_signal_saves_and_a_kill_costs_only_steps() {
             Some(code) => {
                 assert_eq!(status.code(), Some(code), "{told}");
                 assert!(told.contains(&format!("--resume {run}")), "the remedy is told: {told}");
+                assert!(!told.contains("error"), "to stop where one was asked to is none: {told}");
                 let step = number(&place.json(&format!("{run}/state.json")), "step");
                 assert!((after as f64..240.0).contains(&step), "stopped after {step}");
             }
