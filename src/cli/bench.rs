@@ -30,31 +30,31 @@ struct StepArgs {
     #[arg(long, value_name = "NAME", default_value = "reference")]
     arch: Arch,
     /// Width of the residual stream.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256)]
     hidden: usize,
     /// Transformer blocks.
-    #[arg(short, long, default_value_t = 8)]
+    #[arg(short, long, value_name = "N", default_value_t = 8)]
     layers: usize,
     /// Attention heads.
-    #[arg(short, long, default_value_t = 8)]
+    #[arg(short, long, value_name = "N", default_value_t = 8)]
     attn_heads: usize,
     /// Tokens in the vocabulary.
-    #[arg(long, default_value_t = 8192)]
+    #[arg(long, value_name = "N", default_value_t = 8192)]
     vocab_size: usize,
     /// Rows of a batch.
-    #[arg(short, long, default_value_t = 64)]
+    #[arg(short, long, value_name = "N", default_value_t = 64)]
     batch_size: usize,
     /// Tokens of every row: no padding.
-    #[arg(short, long, default_value_t = 20)]
+    #[arg(short, long, value_name = "N", default_value_t = 20)]
     seq_len: usize,
     /// Dropout rate.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, value_name = "P", default_value_t = 0.1)]
     dropout: f32,
     /// Threads of the engine; 0 takes all cores.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// Steps that are timed, after two that are not.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10)]
     steps: u64,
     /// Print one JSON object.
     #[arg(long)]
