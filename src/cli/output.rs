@@ -1,7 +1,7 @@
 //! What commands say: results to stdout, the rest to stderr, numbers as people read them.
 //!
 //! In place of the standard library's `println!` and `eprintln!`, which panic where the reader is gone
-//! (`| head`, a closed terminal); clippy.toml refuses those. Knows nothing of what is said.
+//! (`| head`, a closed terminal); `cli` has clippy refuse those. Knows nothing of what is said.
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
