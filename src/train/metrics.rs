@@ -173,11 +173,17 @@ impl Observer for MetricsFile {
     }
 }
 
+/// Most bytes of a `metrics.jsonl`: more than a million records.
+const MOST_OF_METRICS: u64 = 1 << 30;
+
 fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+    match path.symlink_metadata() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::reading(path, e)),
+        _ => {
+            let bytes = durable::read_at_most(path, MOST_OF_METRICS)
+                .map_err(|e| e.context("metrics: move the file away to go on without it"))?;
+            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        }
     }
 }
 

@@ -73,6 +73,14 @@ fn more_steps_later_are_the_steps_of_one_run() {
     place.good(&format!("{train} -o parts --steps 11 --workers 2"));
     place.good("train --resume parts --steps 20 --workers 0");
     place.good("train --resume parts --steps 30 --io memory");
+    let state = place.read("parts/state.json");
+    for flags in ["", "--steps 30", "--steps 4"] {
+        let again = place.good(&format!("train --resume parts {flags}"));
+        assert!(again.stdout.contains("already finished at step 30"), "{flags}: {}", again.stdout);
+        assert_eq!(again.stderr, "", "{flags}");
+    }
+    assert_eq!(number(&place.good("train --resume parts --json").json(), "step"), 30.0);
+    assert!(place.read("parts/state.json") == state, "nothing was done");
     for file in ["model.safetensors", "optimizer.safetensors"] {
         let same = place.read(&format!("parts/{file}")) == place.read(&format!("whole/{file}"));
         assert!(same, "{file} differs");
