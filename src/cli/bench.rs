@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::output::print;
 use crate::collate::HostBatch;
 use crate::model::{
     Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Update, published_positions,
@@ -123,9 +124,9 @@ fn step(args: &StepArgs) -> Result<()> {
             "threads": threads,
             "steps": args.steps,
         });
-        println!("{line}");
+        print(line)?;
     } else {
-        println!(
+        print(format_args!(
             "{:.4} s a step (median of {}, least {:.4}), {:.0} tokens/s, {gflops:.0} GFLOP/s in products, {} \
              parameters, {threads} threads, {:.0} MiB at most",
             median,
@@ -134,7 +135,7 @@ fn step(args: &StepArgs) -> Result<()> {
             tokens as f64 / median,
             parameters,
             rss as f64 / 1048576.0
-        );
+        ))?;
     }
     Ok(())
 }

@@ -3,19 +3,12 @@
 //! Time, environment and CPU count are read here and nowhere else. Results go to stdout, everything else
 //! to stderr.
 
+// Both panic where the reader is gone (`| head`, a closed terminal); `output` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use clap::{Parser, Subcommand};
 
 use crate::Result;
-
-mod lines;
-
-// In place of the standard library's, which panic where the reader is gone.
-macro_rules! println {
-    ($($text:tt)*) => { $crate::cli::lines::result(format_args!($($text)*)) };
-}
-macro_rules! eprintln {
-    ($($text:tt)*) => { $crate::cli::lines::note(format_args!($($text)*)) };
-}
 
 mod bench;
 mod collate;

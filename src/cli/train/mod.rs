@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::flags::{Preset, ReadingFlags, SampleFlags};
+use super::output::tell;
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{self, Corpus, CorpusConfig};
 use crate::model::{Engine, Layout, ModelConfig};
@@ -174,20 +175,19 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     let (found, refused) = checkpoint::load_newest(&run.checkpoints(), &layout, &config.fingerprint())?;
     let step = found.as_ref().map_or(0, |c| c.manifest.progress.step);
     if !refused.is_empty() {
-        eprintln!("{} damaged checkpoint(s) left out: {}", refused.len(), join(&refused));
+        tell(format_args!("{} damaged checkpoint(s) left out: {}", refused.len(), join(&refused)));
     }
     if let Some(checkpoint) = &found
         && is_finished(&config, &checkpoint.manifest.progress)
     {
-        already_finished(&run, &checkpoint.manifest.progress, args.json);
-        return Ok(());
+        return already_finished(&run, &checkpoint.manifest.progress, args.json);
     }
-    eprintln!("{} goes on after step {step}", directory.display());
+    tell(format_args!("{} goes on after step {step}", directory.display()));
     if config.length != stored.length {
-        eprintln!(
+        tell(format_args!(
             "{} steps in all instead of {}: the learning rate from here on differs from the first plan's",
             config.length.total, stored.length.total
-        );
+        ));
     }
     if config != stored {
         run.write_config(&config)?;

@@ -1,5 +1,6 @@
 //! What is told before a training, of memory among others, and after it.
 
+use super::super::output::{print, tell};
 use super::{Done, Opened};
 use crate::train::checkpoint::Progress;
 use crate::train::{
@@ -16,43 +17,45 @@ pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, tokens_per_s
         accumulate: config.accumulate as u64,
     };
     let Runtime { workers, threads, .. } = config.runtime;
-    eprintln!(
+    tell(format_args!(
         "model     {:.2} M parameters: {} tokens, hidden {}, {} layers, {} heads",
         memory::parameters(&config.model) / 1e6,
         config.model.vocab_size,
         config.model.hidden,
         config.model.layers,
         config.model.heads
-    );
-    eprintln!(
+    ));
+    tell(format_args!(
         "data      {}: {documents} samples and about {:.2} M tokens an epoch ({tokens_per_sample:.1} a sample)",
         config.data.corpus.path.display(),
         documents as f64 * tokens_per_sample / 1e6
-    );
+    ));
     if let (Some(test), Some(path)) = (&opened.test, &config.data.test) {
-        eprintln!("test      {}: {} samples", path.path.display(), test.len());
+        tell(format_args!("test      {}: {} samples", path.path.display(), test.len()));
     }
     let accumulated = match config.accumulate {
         1 => String::new(),
         n => format!("{n} x "),
     };
-    eprintln!(
+    tell(format_args!(
         "length    {} steps of {accumulated}{} samples, {} an epoch, warm-up {}",
         config.length.total,
         config.collate.batch_size,
         shape.steps(),
         config.schedule.warmup
-    );
-    eprintln!(
+    ));
+    tell(format_args!(
         "compute   {} engine on {}, {}, {}; about {} of memory",
         config.engine,
         config.device,
         counted(threads, "thread"),
         counted(workers, "worker"),
         shown(needed_bytes(config, tokens_per_sample))
-    );
-    eprintln!("run       {}", run.path().display());
-    eprintln!("figures   mlm: loss and accuracy of the masked tokens; nsp: of the pairs; [..]: by guessing");
+    ));
+    tell(format_args!("run       {}", run.path().display()));
+    tell(format_args!(
+        "figures   mlm: loss and accuracy of the masked tokens; nsp: of the pairs; [..]: by guessing"
+    ));
 }
 
 /// About the bytes that this training takes.
@@ -119,22 +122,22 @@ pub(super) fn conclude(config: &RunConfig, run: &RunDir, done: &Done, json: bool
         ));
     }
     if json {
-        print_json(run, &done.progress, done.last_step.as_ref(), done.last_test.as_ref());
-        return Ok(());
+        return print_json(run, &done.progress, done.last_step.as_ref(), done.last_test.as_ref());
     }
-    println!("{directory}: step {step}, {samples} samples, {tokens} tokens, batches {digest}");
+    print(format_args!("{directory}: step {step}, {samples} samples, {tokens} tokens, batches {digest}"))?;
     if *skipped_updates > 0 {
-        println!("{skipped_updates} updates skipped: their gradient was not finite");
+        print(format_args!("{skipped_updates} updates skipped: their gradient was not finite"))?;
     }
     if let Some(best) = best {
-        println!("best on the test corpus: loss {:.4} after step {}", best.loss, best.step);
+        print(format_args!("best on the test corpus: loss {:.4} after step {}", best.loss, best.step))?;
     }
-    println!("weights for PyTorch: {directory}/model.safetensors");
+    print(format_args!("weights for PyTorch: {directory}/model.safetensors"))?;
     match &config.data.test {
-        Some(test) => println!("next: bertstream eval --run {directory} --corpus {}", test.path.display()),
-        None => println!("next: bertstream eval --run {directory} --corpus HELD-OUT-FILE"),
+        Some(test) => {
+            print(format_args!("next: bertstream eval --run {directory} --corpus {}", test.path.display()))
+        }
+        None => print(format_args!("next: bertstream eval --run {directory} --corpus HELD-OUT-FILE")),
     }
-    Ok(())
 }
 
 /// The summary as one line of JSON.
@@ -143,7 +146,7 @@ fn print_json(
     progress: &Progress,
     last_step: Option<&StepRecord>,
     last_test: Option<&EvaluationRecord>,
-) {
+) -> Result<()> {
     let summary = serde_json::json!({
         "run": run.path(),
         "step": progress.step,
@@ -155,15 +158,14 @@ fn print_json(
         "train": last_step.map(|r| &r.figures),
         "test": last_test.map(|r| &r.figures),
     });
-    println!("{summary}");
+    print(summary)
 }
 
 /// Tells that a run to go on with has nothing left to do.
-pub(super) fn already_finished(run: &RunDir, progress: &Progress, json: bool) {
+pub(super) fn already_finished(run: &RunDir, progress: &Progress, json: bool) -> Result<()> {
     let (directory, step) = (run.path().display(), progress.step);
     if json {
-        print_json(run, progress, None, None);
-        return;
+        return print_json(run, progress, None, None);
     }
-    println!("{directory}: already finished at step {step}; --steps N with N above {step} goes on");
+    print(format_args!("{directory}: already finished at step {step}; --steps N with N above {step} goes on"))
 }

@@ -1,10 +1,11 @@
 //! A run on the terminal: a progress bar with the time left where stderr is one, plain lines otherwise.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use indicatif::ProgressBar;
 
 use super::super::log;
+use super::super::output::tell;
 use crate::train::{Figures, Observer, Record, StepRecord};
 
 /// Tells people on stderr how a run goes.
@@ -30,8 +31,7 @@ impl Terminal {
     fn warn(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            // Training goes on where stderr is gone.
-            None => drop(writeln!(std::io::stderr(), "{text}")),
+            None => tell(text),
         }
     }
 
