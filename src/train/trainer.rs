@@ -126,7 +126,7 @@ impl Trainer<'_> {
     /// of the data.
     fn fetch(&self, batches: &mut Batches<'_>, window: &mut Window) -> Result<Vec<HostBatch>> {
         let start = (self.clock)();
-        let mut micro: Vec<HostBatch> = Vec::with_capacity(self.config.accumulate);
+        let mut micro: Vec<HostBatch> = Vec::new();
         while micro.len() < self.config.accumulate && !micro.last().is_some_and(|b| b.ends_epoch) {
             match batches.next() {
                 Some(batch) => micro.push(batch?),
