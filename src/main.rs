@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use bertstream::ErrorKind;
 use clap::Parser;
 
 // A training step must not pay for fresh pages from the kernel; mimalloc keeps large blocks.
@@ -13,8 +14,9 @@ fn main() -> ExitCode {
     match bertstream::cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where stderr is gone the code still tells.
-            drop(writeln!(std::io::stderr(), "error: {error}"));
+            // Stopping where one was asked to is no error. Where stderr is gone the code still tells.
+            let prefix = if matches!(error.kind(), ErrorKind::Stopped { .. }) { "" } else { "error: " };
+            drop(writeln!(std::io::stderr(), "{prefix}{error}"));
             ExitCode::from(error.kind().exit_code())
         }
     }

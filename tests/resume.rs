@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use bertstream::ErrorKind;
-use bertstream::train::checkpoint::{self, Manifest, directory_name};
+use bertstream::model::{Arch, Layout, ModelConfig, State};
+use bertstream::train::checkpoint::{self, Manifest, Progress, directory_name};
 use bertstream::train::{Ending, RunConfig, RunDir, Stop, run_dir};
 
 mod fake;
@@ -143,6 +144,28 @@ fn a_checkpoint_of_another_shape_or_configuration_is_refused() {
     assert_eq!(error.kind().exit_code(), 78);
 }
 
+/// `load_state_dict` is strict: the file holds what the other program's model has, and nothing else.
+#[test]
+fn the_tensors_of_a_checkpoint_are_those_of_its_architecture() {
+    for (arch, buffer) in [(Arch::Reference, Some("bert.embedding.position.pe")), (Arch::Bert, None)] {
+        let directory = tempfile::tempdir().unwrap();
+        let model = ModelConfig { arch, ..config(1).model };
+        let layout = Layout::new(&model);
+        let weights = layout.initial_weights(1);
+        let (first, second) = (vec![0.5; layout.len()], vec![0.25; layout.len()]);
+        let state = State { weights, first, second };
+        let path = checkpoint::save(directory.path(), &layout, &Progress::default(), 1, "", &state).unwrap();
+        let bytes = fs::read(path.join("model.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut names = file.names();
+        let mut expected: Vec<&str> = layout.parameters().iter().map(|p| &*p.name).chain(buffer).collect();
+        names.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(names, expected, "{arch:?}");
+        assert!(checkpoint::load(&path, &layout).unwrap().state == state, "{arch:?}");
+    }
+}
+
 #[test]
 fn every_field_that_differs_is_listed_and_what_changes_no_weight_may_differ() {
     let stored = config(1);
@@ -151,6 +174,7 @@ fn every_field_that_differs_is_listed_and_what_changes_no_weight_may_differ() {
     given.sample.seq_len = 64;
     given.collate.seq_len = 64;
     given.model.hidden = 8;
+    given.model.arch = Arch::Bert;
     given.schedule.lr = 0.5;
     given.clip = None;
     given.data.vocab_fingerprint = "22".into();
@@ -161,13 +185,14 @@ fn every_field_that_differs_is_listed_and_what_changes_no_weight_may_differ() {
         "sample.seq_len: 128 in the run, 64 now",
         "collate.seq_len",
         "model.hidden: 4 in the run, 8 now",
+        "model.arch: \"reference\" in the run, \"bert\" now",
         "schedule.lr: 0.01 in the run, 0.5 now",
         "clip: 1.0 in the run, null now",
         "data.vocab_fingerprint",
     ] {
         assert!(error.to_string().contains(field), "{field} is not in: {error}");
     }
-    assert_eq!(stored.differences(&given).len(), 7);
+    assert_eq!(stored.differences(&given).len(), 8);
     assert_ne!(stored.fingerprint(), given.fingerprint());
 
     let mut free = stored.clone();

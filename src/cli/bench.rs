@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::output::print;
 use crate::collate::HostBatch;
 use crate::model::{
     Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Update, published_positions,
@@ -30,31 +31,31 @@ struct StepArgs {
     #[arg(long, value_name = "NAME", default_value = "reference")]
     arch: Arch,
     /// Width of the residual stream.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256)]
     hidden: usize,
     /// Transformer blocks.
-    #[arg(short, long, default_value_t = 8)]
+    #[arg(short, long, value_name = "N", default_value_t = 8)]
     layers: usize,
     /// Attention heads.
-    #[arg(short, long, default_value_t = 8)]
+    #[arg(short, long, value_name = "N", default_value_t = 8)]
     attn_heads: usize,
     /// Tokens in the vocabulary.
-    #[arg(long, default_value_t = 8192)]
+    #[arg(long, value_name = "N", default_value_t = 8192)]
     vocab_size: usize,
     /// Rows of a batch.
-    #[arg(short, long, default_value_t = 64)]
+    #[arg(short, long, value_name = "N", default_value_t = 64)]
     batch_size: usize,
     /// Tokens of every row: no padding.
-    #[arg(short, long, default_value_t = 20)]
+    #[arg(short, long, value_name = "N", default_value_t = 20)]
     seq_len: usize,
     /// Dropout rate.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, value_name = "P", default_value_t = 0.1)]
     dropout: f32,
     /// Threads of the engine; 0 takes all cores.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// Steps that are timed, after two that are not.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10)]
     steps: u64,
     /// Print one JSON object.
     #[arg(long)]
@@ -123,9 +124,9 @@ fn step(args: &StepArgs) -> Result<()> {
             "threads": threads,
             "steps": args.steps,
         });
-        println!("{line}");
+        print(line)?;
     } else {
-        println!(
+        print(format_args!(
             "{:.4} s a step (median of {}, least {:.4}), {:.0} tokens/s, {gflops:.0} GFLOP/s in products, {} \
              parameters, {threads} threads, {:.0} MiB at most",
             median,
@@ -134,7 +135,7 @@ fn step(args: &StepArgs) -> Result<()> {
             tokens as f64 / median,
             parameters,
             rss as f64 / 1048576.0
-        );
+        ))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::flags::Preset;
 use super::output::{self, Printer, grouped, percent, tell};
-use super::sample::{SourceArgs, heading, summary};
+use super::sample::{LEGEND, SourceArgs, heading, summary};
 use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, Paint, Sample, Tally, show};
@@ -15,8 +15,6 @@ use crate::{Error, Result, corpus, durable, vocab};
 /// Flags of `collate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    source: SourceArgs,
     /// Rows of a batch.
     #[arg(short = 'b', long, value_name = "N", alias = "batch_size", default_value_t = 64)]
     batch_size: usize,
@@ -35,6 +33,8 @@ pub struct Args {
     /// File for `--format safetensors`. All batches are held in memory until it is written.
     #[arg(short = 'o', long, value_name = "FILE", aliases = ["output_path", "output-path"])]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// How batches are printed or written.
@@ -79,9 +79,12 @@ pub fn run(args: Args) -> Result<()> {
         while count.batches < limit && !printer.closed {
             let Some(batch) = batches.next().transpose()? else { break };
             let number = count.batches;
+            if format == Format::Text && number == 0 {
+                printer.line(LEGEND)?;
+            }
             count.add(&batch, &specials);
             match format {
-                Format::Text => printer.line(&text(number, &batch, tokenizer.as_ref(), printer.paint))?,
+                Format::Text => printer.line(text(number, &batch, tokenizer.as_ref(), printer.paint))?,
                 Format::Jsonl => printer.write(|out| file::write_json_line(out, &batch))?,
                 Format::Safetensors => kept.push(batch),
             }
@@ -92,7 +95,7 @@ pub fn run(args: Args) -> Result<()> {
         let info = file::FileInfo::new(config.seed, tokenizer.fingerprint(), specials.mask);
         let bytes = file::to_safetensors(&kept, &info)?;
         durable::write_file(&path, &bytes)?;
-        tell(format!("{:<10} {} ({})\n", "written", path.display(), output::bytes(bytes.len() as u64)));
+        tell(format_args!("{:<10} {} ({})", "written", path.display(), output::bytes(bytes.len() as u64)));
     }
     if printer.finish()? {
         let mut table = summary(&count.tally, start.elapsed());

@@ -18,8 +18,6 @@ use crate::{Error, Result, durable, vocab};
 /// Flags of `corpus` and `doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    corpus: CorpusFlags,
     /// Read every line: what is wrong with it, lengths, duplicates. Exit code 65 where a line would be
     /// refused.
     #[arg(long)]
@@ -51,6 +49,8 @@ pub struct Args {
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    corpus: CorpusFlags,
 }
 
 /// Runs `corpus`.
@@ -76,7 +76,7 @@ pub fn run(args: Args) -> Result<()> {
         };
         summary.check = Some(report);
     }
-    print(&match args.json {
+    print(match args.json {
         true => summary.json()?,
         false => summary.table(&args),
     })?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::flags::{ReadingFlags, corpus_at};
+use super::output::{grouped, print};
 use super::train::{ComputeFlags, default_workers, percent};
 use crate::collate::{CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::{self, CorpusConfig};
@@ -16,7 +17,7 @@ use crate::train::evaluate::{OneEpoch, evaluation_samples};
 use crate::train::run_dir::{self, CONFIG, VOCAB, Which};
 use crate::train::{BatchSource, Figures, RunConfig, Unigram, engine, evaluate};
 use crate::vocab::{self, Tokenizer};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Flags of `eval`.
 #[derive(Debug, clap::Args)]
@@ -36,8 +37,6 @@ pub struct Args {
     /// The vocabulary, which must be the run's [default: the run's].
     #[arg(short = 'v', long, value_name = "FILE")]
     vocab: Option<PathBuf>,
-    #[command(flatten)]
-    reading: ReadingFlags,
     /// Longest sample in tokens [default: the run's].
     #[arg(short = 's', long, value_name = "N", alias = "seq_len")]
     seq_len: Option<usize>,
@@ -45,16 +44,19 @@ pub struct Args {
     #[arg(short = 'b', long, value_name = "N", alias = "batch_size")]
     batch_size: Option<usize>,
     /// Threads that build samples [default: a quarter of the cores].
-    #[arg(short = 'w', long, value_name = "N", alias = "num_workers")]
+    #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
+          value_parser = super::flags::workers)]
     workers: Option<usize>,
-    #[command(flatten)]
-    compute: ComputeFlags,
-    /// Also tell apart what was masked, replaced and kept; takes a second forward pass.
+    /// Also tell apart what was masked, replaced by a random word and kept; takes a second forward pass.
     #[arg(long)]
     by_corruption: bool,
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    reading: ReadingFlags,
+    #[command(flatten)]
+    compute: ComputeFlags,
 }
 
 /// A run opened for reading.
@@ -67,9 +69,20 @@ impl Finished {
     /// Reads configuration and vocabulary.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Mismatch`] where the vocabulary is not the one that the run was made with.
+    /// [`ErrorKind::MissingInput`] where no run is; [`ErrorKind::Mismatch`] where the vocabulary is not the one
+    /// that the run was made with.
     pub fn open(run: &Path, vocab: Option<&Path>) -> Result<Self> {
-        let config = RunConfig::read(&run.join(CONFIG))?;
+        let file = run.join(CONFIG);
+        if matches!(file.try_exists(), Ok(false)) {
+            return Err(Error::new(
+                ErrorKind::MissingInput,
+                format!(
+                    "{}: no run there: a run is made by `bertstream train -o DIR`; --run takes that directory",
+                    run.display()
+                ),
+            ));
+        }
+        let config = RunConfig::read(&file)?;
         let path = vocab.map_or_else(|| run.join(VOCAB), Path::to_owned);
         let tokenizer = vocab::load(&path)?;
         let found = hex(tokenizer.fingerprint());
@@ -167,25 +180,23 @@ fn measure(args: &Args, finished: &Finished, on: &Path, source: &dyn BatchSource
         let line = Line { run: &args.run, step, on, figures: &figures, by_corruption };
         let text = serde_json::to_string(&line)
             .map_err(|e| Error::internal("eval: the line cannot be written").caused_by(e))?;
-        println!("{text}");
-    } else {
-        println!("{}, step {step}, on {}", args.run.display(), on.display());
-        print(&figures);
-        if let Some(parts) = by_corruption {
-            print_parts(&parts);
-        }
+        return print(text);
     }
-    Ok(())
+    let parts = by_corruption.map_or(String::new(), |parts| parts_table(&parts));
+    let on = on.display();
+    print(format_args!("{}, step {step}, on {on}\n{}{parts}", args.run.display(), table(&figures)))
 }
 
-/// The figures as a table, each beside what guessing reaches.
-pub fn print(figures: &Figures) {
+/// The figures as lines of a table, each beside what guessing reaches.
+pub fn table(figures: &Figures) -> String {
     let guess = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or("-".to_owned(), show);
     let nats = |x: f64| format!("{x:.4}");
-    println!("{:<24}{:>12}{:>14}", "", "model", "guessing");
-    let row = |name: &str, value: String, guess: String| println!("{name:<24}{value:>12}{guess:>14}");
+    let mut text = String::new();
+    let mut row =
+        |name: &str, value: String, guess: String| text += &format!("{name:<24}{value:>12}{guess:>14}\n");
+    row("", "model".to_owned(), "guessing".to_owned());
     if figures.masked > 0 {
-        row("masked tokens: loss", nats(figures.mlm_loss), guess(figures.unigram_loss, &nats));
+        row("predicted tokens: loss", nats(figures.mlm_loss), guess(figures.unigram_loss, &nats));
         let perplexity = guess(figures.unigram_loss, &|x| format!("{:.1}", x.exp()));
         row("  perplexity", format!("{:.1}", figures.perplexity), perplexity);
         row("  accuracy", percent(figures.mlm_accuracy), guess(figures.majority_accuracy, &percent));
@@ -194,7 +205,11 @@ pub fn print(figures: &Figures) {
         row("pairs: loss", nats(figures.nsp_loss), guess(figures.nsp_chance_loss, &nats));
         row("  accuracy", percent(figures.nsp_accuracy), guess(figures.nsp_majority_accuracy, &percent));
     }
-    println!("over {} masked tokens and {} pairs", figures.masked, figures.pairs);
+    text + &format!(
+        "over {} predicted tokens and {} pairs\n",
+        grouped(figures.masked),
+        grouped(figures.pairs)
+    )
 }
 
 /// What is predicted at positions of one kind.
@@ -248,13 +263,15 @@ fn tally(batch: &HostBatch, predictions: &Predictions, parts: &mut ByCorruption)
     }
 }
 
-fn print_parts(parts: &ByCorruption) {
-    for (name, part) in [("masked", parts.mask), ("replaced", parts.random), ("kept", parts.keep)] {
-        println!(
-            "{name:<10}{:>8} tokens  loss {:.4}  accuracy {}",
-            part.masked,
+/// The predicted tokens told apart, a line each.
+fn parts_table(parts: &ByCorruption) -> String {
+    let line = |(name, part): (&str, Part)| {
+        format!(
+            "{name:<10}{:>8} tokens  loss {:.4}  accuracy {}\n",
+            grouped(part.masked),
             part.mlm_loss,
             percent(part.mlm_accuracy)
-        );
-    }
+        )
+    };
+    [("masked", parts.mask), ("random", parts.random), ("kept", parts.keep)].map(line).concat()
 }

@@ -113,6 +113,19 @@ pub fn workers(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Most threads of the arithmetic, for the same reason.
+const MOST_THREADS: usize = MOST_WORKERS;
+
+/// A number of threads of the arithmetic.
+pub fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("0 is too few: at least 1".to_owned()),
+        Ok(n) if n <= MOST_THREADS => Ok(n),
+        Ok(_) => Err(format!("at most {MOST_THREADS}; the number of cores is enough")),
+        Err(_) => Err("a whole number is needed".to_owned()),
+    }
+}
+
 /// Refuses to write over a file that is read: a slip of the hand must not cost a corpus.
 pub fn keep_inputs(output: &Path, inputs: &[&Path]) -> Result<()> {
     let Ok(existing) = output.canonicalize() else { return Ok(()) };

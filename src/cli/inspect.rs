@@ -1,12 +1,14 @@
 //! `bertstream inspect`: what the model saw at any step of a run, rebuilt without training.
 
-use std::io::IsTerminal;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::eval::Finished;
 use super::flags::ReadingFlags;
+use super::output::{Printer, grouped, tell};
+use super::sample::LEGEND;
 use super::train::default_workers;
 use crate::collate::BatchDigest;
 use crate::collate::HostBatch;
@@ -35,14 +37,14 @@ pub struct Args {
     /// The run's corpus, where it was moved.
     #[arg(short = 'c', long, value_name = "FILE")]
     corpus: Option<PathBuf>,
-    #[command(flatten)]
-    reading: ReadingFlags,
     /// Rebuild every batch from the first on, and compare their digest with what the run recorded.
     #[arg(long)]
     verify: bool,
     /// Print one line of JSON a sample.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    reading: ReadingFlags,
 }
 
 /// One sample as `--json` prints it.
@@ -87,6 +89,17 @@ pub fn run(args: Args) -> Result<()> {
     if args.step > config.length.total {
         return Err(Error::usage(format!("--step {}: the run has {}", args.step, config.length.total)));
     }
+    let recorded = Recorded::of(&args.run)?;
+    if args.verify {
+        recorded.check(args.step)?;
+    }
+    let reached = recorded.reached();
+    if args.step > reached {
+        tell(format_args!(
+            "step {}: the run's last record is of step {reached}; this is what comes after it",
+            args.step
+        ));
+    }
     let plan =
         Plan { corpus: &*corpus, tokenizer: &*tokenizer, sample: &config.sample, workers: default_workers() };
     let from = match args.verify {
@@ -96,18 +109,85 @@ pub fn run(args: Args) -> Result<()> {
     let (batches, digest) = rebuild(plan, &config, from, args.step)?;
     let shown = batches.iter().map(|b| b.rows).sum::<usize>().min(args.limit.unwrap_or(usize::MAX));
     let rows = batches.iter().enumerate().flat_map(|(b, batch)| (0..batch.rows).map(move |r| (b, batch, r)));
-    for (number, batch, row) in rows.take(shown) {
-        if args.json {
-            let line = line(args.step, number, batch, row, &*tokenizer, &corpus_config.path);
-            let text = serde_json::to_string(&line)
-                .map_err(|e| Error::internal("inspect: a sample cannot be written").caused_by(e))?;
-            println!("{text}");
-        } else {
-            print(number, batch, row, &*tokenizer, &corpus_config.path);
-        }
+    let mut printer = Printer::new();
+    if !args.json && shown > 0 {
+        printer.line(LEGEND)?;
     }
-    summary(args.step, &batches);
-    if args.verify { verify(&args.run, args.step, &digest) } else { Ok(()) }
+    for (number, batch, row) in rows.take(shown) {
+        printer.line(match args.json {
+            true => {
+                serde_json::to_string(&line(args.step, number, batch, row, &*tokenizer, &corpus_config.path))
+                    .map_err(|e| Error::internal("inspect: a sample cannot be written").caused_by(e))?
+            }
+            false => text(number, batch, row, &*tokenizer, &corpus_config.path, printer.paint),
+        })?;
+    }
+    printer.finish()?;
+    tell(summary(args.step, &batches));
+    if args.verify { recorded.verify(&args.run, args.step, &digest) } else { Ok(()) }
+}
+
+/// What a run wrote down of the batches that it saw.
+struct Recorded {
+    /// Digests of metrics.jsonl, by step.
+    metrics: BTreeMap<u64, String>,
+    /// Steps of the checkpoints that are kept.
+    checkpoints: BTreeSet<u64>,
+}
+
+impl Recorded {
+    fn of(run: &Path) -> Result<Self> {
+        let checkpoints =
+            checkpoint::list(&run_dir::checkpoints(run))?.iter().map(|&(step, _)| step).collect();
+        Ok(Self { metrics: metrics::recorded_digests(&run.join(METRICS))?, checkpoints })
+    }
+
+    /// All steps with a digest.
+    fn steps(&self) -> BTreeSet<u64> {
+        self.metrics.keys().chain(&self.checkpoints).copied().collect()
+    }
+
+    /// The last step that is known to have been made.
+    fn reached(&self) -> u64 {
+        self.steps().last().copied().unwrap_or(0)
+    }
+
+    /// Refuses to verify a step without a digest, before its batches are rebuilt.
+    fn check(&self, step: u64) -> Result<()> {
+        let steps = self.steps();
+        if steps.contains(&step) {
+            return Ok(());
+        }
+        let nearest: Vec<String> = [steps.range(..step).next_back(), steps.range(step..).next()]
+            .into_iter()
+            .flatten()
+            .map(u64::to_string)
+            .collect();
+        let remedy = match nearest.is_empty() {
+            true => "nor at any other".to_owned(),
+            false => format!("the nearest with one: {}", nearest.join(" and ")),
+        };
+        Err(Error::usage(format!("--verify: the run recorded no digest at step {step}; {remedy}")))
+    }
+
+    /// Compares with what was written down at this step.
+    fn verify(&self, run: &Path, step: u64, digest: &BatchDigest) -> Result<()> {
+        let recorded = match self.metrics.get(&step) {
+            Some(recorded) => recorded.clone(),
+            None => {
+                let path = run_dir::checkpoints(run).join(checkpoint::directory_name(step)).join(STATE);
+                Manifest::read(&path)?.progress.digest.to_string()
+            }
+        };
+        if recorded != digest.to_string() {
+            return Err(Error::mismatch(format!(
+                "step {step}: the batches rebuilt have digest {digest}, the run recorded {recorded}: it saw \
+                 other data"
+            )));
+        }
+        tell(format_args!("verified: the run saw the same batches up to step {step} (digest {digest})"));
+        Ok(())
+    }
 }
 
 /// The step at or before `step` whose data can be found at once, and where they begin. Where every document
@@ -196,7 +276,15 @@ fn line<'l>(
     }
 }
 
-fn print(number: usize, batch: &HostBatch, row: usize, tokenizer: &dyn Tokenizer, file: &Path) {
+/// A sample for people: where it stands and came from and its label, then its words.
+fn text(
+    number: usize,
+    batch: &HostBatch,
+    row: usize,
+    tokenizer: &dyn Tokenizer,
+    file: &Path,
+    paint: Paint,
+) -> String {
     let Origin { cursor, line_a, line_b, .. } = batch.origins[row];
     let pair = match batch.pairs[row] {
         PairLabel::IsNext => "is next",
@@ -204,50 +292,52 @@ fn print(number: usize, batch: &HostBatch, row: usize, tokenizer: &dyn Tokenizer
         PairLabel::None => "no pair",
     };
     let file = file.display();
-    println!(
-        "batch {number} row {row}: {pair}, {file}:{line_a} and {file}:{line_b}, epoch {} position {}",
-        cursor.epoch, cursor.position
-    );
-    let paint = if std::io::stdout().is_terminal() { Paint::Ansi } else { Paint::Plain };
     let (ids, segments) = (&batch.ids[cells(batch, row)], &batch.segments[cells(batch, row)]);
-    println!("  {}", show(ids, segments, predicted(batch, row), tokenizer, paint));
+    format!(
+        "batch {number} row {row}: {pair}, {file}:{line_a} and {file}:{line_b}, epoch {} position {}\n  {}",
+        cursor.epoch,
+        cursor.position,
+        show(ids, segments, predicted(batch, row), tokenizer, paint)
+    )
 }
 
-fn summary(step: u64, batches: &[HostBatch]) {
+/// Counts over a step's batches, in the words of `sample`.
+fn summary(step: u64, batches: &[HostBatch]) -> String {
     let sum = |count: &dyn Fn(&HostBatch) -> usize| batches.iter().map(count).sum::<usize>();
     let tokens = sum(&HostBatch::tokens);
     let of = |kind| sum(&|b| b.corruptions.iter().filter(|&&c| c == kind).count());
     let next = sum(&|b| b.pairs.iter().filter(|&&p| p == PairLabel::IsNext).count());
-    eprintln!(
-        "step {step}: {} samples, {next} of them next; {tokens} tokens, {} predicted ({} masked, {} replaced, \
-         {} kept)",
+    format!(
+        "step {step}: {} samples, {next} of them next; {} tokens, {} predicted ({} masked, {} random, {} kept)",
         sum(&|b| b.rows),
+        grouped(tokens as u64),
         sum(&|b| b.masked.len()),
         of(Corruption::Mask),
         of(Corruption::Random),
         of(Corruption::Keep)
-    );
+    )
 }
 
-/// Compares with what the run wrote down at this step.
-fn verify(run: &Path, step: u64, digest: &BatchDigest) -> Result<()> {
-    let path = run_dir::checkpoints(run).join(checkpoint::directory_name(step)).join(STATE);
-    let recorded = match path.exists() {
-        true => Some(Manifest::read(&path)?.progress.digest.to_string()),
-        false => metrics::recorded_digest(&run.join(METRICS), step)?,
-    };
-    match recorded {
-        Some(recorded) if recorded == digest.to_string() => {
-            eprintln!("verified: the run saw the same batches up to step {step} (digest {digest})");
-            Ok(())
-        }
-        Some(recorded) => Err(Error::mismatch(format!(
-            "step {step}: the batches rebuilt have digest {digest}, the run recorded {recorded}: it saw other \
-             data"
-        ))),
-        None => Err(Error::usage(format!(
-            "--verify: the run recorded no digest at step {step}; choose a step of metrics.jsonl or of a \
-             checkpoint"
-        ))),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_recorded_steps_are_named() {
+        let recorded = Recorded {
+            metrics: [10, 20].map(|step| (step, String::new())).into(),
+            checkpoints: [15, 25].into(),
+        };
+        assert_eq!(recorded.reached(), 25);
+        let check = |step, expected: Option<&str>| {
+            let told = recorded.check(step).err().map(|e| e.to_string());
+            let named = told.as_ref().map(|told| told.rsplit("; ").next().unwrap());
+            assert_eq!(named, expected);
+        };
+        check(10, None);
+        check(25, None);
+        check(3, Some("the nearest with one: 10"));
+        check(17, Some("the nearest with one: 15 and 20"));
+        check(30, Some("the nearest with one: 25"));
     }
 }

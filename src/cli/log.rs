@@ -61,6 +61,8 @@ pub fn show(flag: Option<Level>) -> Result<()> {
         .with_max_level(tracing::Level::from(level))
         .with_ansi(io::stderr().is_terminal() && !minds_colours())
         .with_writer(AboveBars)
+        // It would tell on stderr, by a macro that panics, that stderr is gone.
+        .log_internal_errors(false)
         .event_format(Line)
         .finish();
     // Whoever has this library in a program of theirs, and a subscriber of their own, keeps it.

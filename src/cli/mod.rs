@@ -3,19 +3,12 @@
 //! Time, environment and CPU count are read here and nowhere else. Results go to stdout, everything else
 //! to stderr.
 
+// Both panic where the reader is gone (`| head`, a closed terminal); `output` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use clap::{Parser, Subcommand};
 
 use crate::Result;
-
-mod lines;
-
-// In place of the standard library's, which panic where the reader is gone.
-macro_rules! println {
-    ($($text:tt)*) => { $crate::cli::lines::result(format_args!($($text)*)) };
-}
-macro_rules! eprintln {
-    ($($text:tt)*) => { $crate::cli::lines::note(format_args!($($text)*)) };
-}
 
 mod bench;
 mod collate;
@@ -33,35 +26,54 @@ mod vocab;
 /// Streaming BERT pretraining: from text larger than memory to a trained BERT.
 #[derive(Debug, Parser)]
 #[command(name = "bertstream", version, propagate_version = true)]
+#[command(after_help = "Begin with:\n  bertstream quickstart")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
     /// What is told on stderr besides results and errors [default: warn, or what BERTSTREAM_LOG says].
-    #[arg(long, value_name = "LEVEL", global = true)]
+    #[arg(long, value_name = "LEVEL", global = true, display_order = 900)]
     log_level: Option<log::Level>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Build a vocabulary from a corpus.
+    #[command(after_help = "Example:\n\
+        \x20 bertstream vocab --corpus train.tsv --vocab-size 8192 --output vocab.json")]
     Vocab(vocab::Args),
     /// Index a corpus and tell what it is.
+    #[command(after_help = "Example:\n\
+        \x20 bertstream corpus --check --corpus train.tsv --vocab vocab.json --seq-len 64")]
     Corpus(corpus::Args),
     /// Check a corpus before hours are spent on it: the same as `corpus --check`.
+    #[command(
+        after_help = "Example:\n  bertstream doctor --corpus train.tsv --vocab vocab.json --seq-len 64"
+    )]
     Doctor(corpus::Args),
     /// Print training samples.
+    #[command(after_help = "Example:\n\
+        \x20 bertstream sample --corpus train.tsv --vocab vocab.json --seq-len 64 --limit 5")]
     Sample(sample::Args),
     /// Print or write training batches.
+    #[command(after_help = "Example:\n\
+        \x20 bertstream collate --corpus train.tsv --vocab vocab.json --batch-size 8 --limit 1")]
     Collate(collate::Args),
-    /// Train a BERTLM, or go on with a run.
+    /// Train a BERT, or go on with a run.
+    #[command(after_help = "Examples:\n\
+        \x20 bertstream train --corpus train.tsv --vocab vocab.json --output run --hidden 128 --layers 4 --steps 2000\n\
+        \x20 bertstream train --resume run")]
     Train(Box<train::Args>),
     /// Evaluate a run on a corpus or on batches from a file.
+    #[command(after_help = "Example:\n  bertstream eval --run run --corpus held-out.tsv")]
     Eval(eval::Args),
     /// Rebuild the batch of any step of a run, without training.
+    #[command(after_help = "Example:\n  bertstream inspect --run run --step 100 --limit 5")]
     Inspect(inspect::Args),
     /// Measure the parts of the program on this machine.
+    #[command(after_help = "Example:\n  bertstream bench step --hidden 256 --layers 8 --batch-size 64")]
     Bench(bench::Args),
     /// Train a small model on a made-up language that comes with the program.
+    #[command(after_help = "Example:\n  bertstream quickstart --output runs/first")]
     Quickstart(quickstart::Args),
 }
 

@@ -1,6 +1,7 @@
 //! What commands say: results to stdout, the rest to stderr, numbers as people read them.
 //!
-//! Knows nothing of what is said.
+//! In place of the standard library's `println!` and `eprintln!`, which panic where the reader is gone
+//! (`| head`, a closed terminal); `cli` has clippy refuse those. Knows nothing of what is said.
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
@@ -9,19 +10,28 @@ use super::log::minds_colours;
 use crate::sample::Paint;
 use crate::{Error, ErrorKind, Result};
 
-/// Prints all of a result.
+/// Prints whole lines of a result.
 ///
 /// # Errors
 /// [`ErrorKind::Io`]; a reader that has gone is none, so that the exit code still tells what was found.
-pub fn print(text: &str) -> Result<()> {
+pub fn print(text: impl Display) -> Result<()> {
     let mut printer = Printer::new();
-    printer.write(|out| out.write_all(text.as_bytes()))?;
+    printer.line(text)?;
     printer.finish().map(|_| ())
 }
 
-/// Tells people on stderr. That it is gone is no reason to stop.
+/// Tells people whole lines on stderr. That it is gone is no reason to stop.
 pub fn tell(text: impl Display) {
-    drop(write!(io::stderr(), "{text}"));
+    drop(io::stderr().write_all(ended(text).as_bytes()));
+}
+
+/// Text with a line's end where it has none.
+fn ended(text: impl Display) -> String {
+    let mut text = text.to_string();
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
 }
 
 /// Lines to stdout. A reader that has seen enough (`| head`) closes it, which is no error.
@@ -39,9 +49,9 @@ impl Printer {
         Self { out: BufWriter::new(io::stdout().lock()), paint, closed: false }
     }
 
-    /// Prints `line` and a line's end.
-    pub fn line(&mut self, line: &str) -> Result<()> {
-        self.write(|out| writeln!(out, "{line}"))
+    /// Prints `line`, and a line's end where it has none.
+    pub fn line(&mut self, line: impl Display) -> Result<()> {
+        self.write(|out| out.write_all(ended(line).as_bytes()))
     }
 
     /// Lets `write` print, unless the reader is gone.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::eval;
 use super::flags::{Preset, corpus_at};
+use super::output::{grouped, print, tell};
 use super::train::{Opened, begin, check, defaults, execute, introduce, survey};
 use crate::collate::{CollateConfig, HostBatch};
 use crate::corpus::Corpus;
@@ -57,30 +58,46 @@ pub fn run(args: Args) -> Result<()> {
     let tokens_per_sample = survey(&config, &opened)?;
     let run = begin(&config, &opened, &directory)?;
     if !args.quiet {
+        tell(format_args!(
+            "a made-up language: {} pairs of sentences to learn it from, {} to measure with",
+            grouped(opened.corpus.len()),
+            grouped(opened.test.as_ref().map_or(0, |test| test.len()))
+        ));
         introduce(&config, &opened, &run, tokens_per_sample);
     }
     let mut done = execute(&config, &opened, &run, None, args.quiet)?;
-    let shown = directory.display();
     if let Ending::Stopped(stop) = done.ending {
         return Err(Error::new(
             ErrorKind::Stopped { interrupt: stop == Stop::Interrupt },
-            format!("stopped by a signal; go on with `bertstream train --resume {shown}`"),
+            format!("stopped by a signal; go on with `{} train --resume {}`", program(), directory.display()),
         ));
     }
-    println!("\non text that it never saw:");
     if let Some(test) = &done.last_test {
-        eval::print(&test.figures);
+        print(format_args!("\non text that it never saw:\n{}", eval::table(&test.figures)))?;
     }
     if let Some(held_out) = &opened.test {
-        println!("\nits guesses for one hidden word, the true one in brackets:");
-        fill(&mut *done.engine, &**held_out, &*opened.tokenizer)?;
+        let guesses = fill(&mut *done.engine, &**held_out, &*opened.tokenizer)?;
+        print(format_args!("\nits guesses for one hidden word, the true one in brackets:\n{guesses}"))?;
     }
-    println!("\nnext, see what it learnt from, measure it again, and train on a text of your own:");
-    println!("  bertstream inspect --run {shown} --step 1 --limit 5");
-    println!("  bertstream eval --run {shown} --by-corruption");
-    println!("  bertstream vocab -c TEXT -o vocab.json");
-    println!("  bertstream train -c TEXT -v vocab.json -o runs/mine");
-    Ok(())
+    print(format_args!("\n{}", next(&program(), &directory)))
+}
+
+/// What to type to get here again: the program may lie outside the path.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "bertstream".to_owned())
+}
+
+/// What to type next, and what for.
+fn next(program: &str, run: &Path) -> String {
+    let run = run.display();
+    format!(
+        "what it saw at the first step, and its figures with masked, random and kept words told apart:\n  \
+         {program} inspect --run {run} --step 1 --limit 5\n  \
+         {program} eval --run {run} --by-corruption\n\
+         with a text of your own, two sentences a line and a tab between them:\n  \
+         {program} vocab -c TEXT -o vocab.json\n  \
+         {program} train -c TEXT -v vocab.json -o runs/mine\n"
+    )
 }
 
 /// A directory that was not there: `wanted`, or that with the first free number. What others keep there
@@ -130,10 +147,11 @@ fn small(args: &Args, base: RunConfig) -> RunConfig {
     }
 }
 
-/// Hides the last word of a few pairs and prints what the model takes for it.
-fn fill(engine: &mut dyn Engine, corpus: &dyn Corpus, tokenizer: &dyn Tokenizer) -> Result<()> {
+/// Hides the last word of a few pairs and tells what the model takes for it, a line each.
+fn fill(engine: &mut dyn Engine, corpus: &dyn Corpus, tokenizer: &dyn Tokenizer) -> Result<String> {
     const SHOWN: u64 = 5;
     const GUESSES: usize = 3;
+    let mut text = String::new();
     for k in 0..SHOWN.min(corpus.len()) {
         let document = corpus.document(k * corpus.len() / SHOWN)?;
         let [a, b] = &document.sentences[..] else { continue };
@@ -145,9 +163,9 @@ fn fill(engine: &mut dyn Engine, corpus: &dyn Corpus, tokenizer: &dyn Tokenizer)
             .map(|(id, p)| format!("{} {:.0} %", spell(id), 100.0 * p))
             .collect();
         let shown = b.text.trim_end().rsplit_once(char::is_whitespace).map_or("", |(front, _)| front);
-        println!("  {} | {shown} ____: {}  [{}]", a.text, guesses.join(", "), spell(hidden));
+        text += &format!("  {} | {shown} ____: {}  [{}]\n", a.text, guesses.join(", "), spell(hidden));
     }
-    Ok(())
+    Ok(text)
 }
 
 /// Both sentences as one row whose last word is masked, and that word's id.

@@ -16,8 +16,6 @@ use crate::{Result, corpus, vocab};
 /// Flags of `sample`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    source: SourceArgs,
     /// Stop after so many samples.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -27,15 +25,13 @@ pub struct Args {
     /// Short for `--format jsonl`.
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Flags of every command that makes samples and nothing else.
 #[derive(Debug, clap::Args)]
 pub(super) struct SourceArgs {
-    #[command(flatten)]
-    pub corpus: CorpusFlags,
-    #[command(flatten)]
-    pub sample: SampleFlags,
     /// Vocabulary file, as `bertstream vocab` writes it.
     #[arg(short = 'v', long, value_name = "FILE", aliases = ["vocab_path", "vocab-path"])]
     pub vocab: PathBuf,
@@ -49,6 +45,10 @@ pub(super) struct SourceArgs {
     #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
           value_parser = super::flags::workers)]
     pub workers: Option<usize>,
+    #[command(flatten)]
+    pub corpus: CorpusFlags,
+    #[command(flatten)]
+    pub sample: SampleFlags,
 }
 
 impl SourceArgs {
@@ -87,12 +87,15 @@ pub fn run(args: Args) -> Result<()> {
             skipped += unit.skipped;
             let left = usize::try_from(limit - tally.samples).unwrap_or(usize::MAX);
             for sample in unit.iter().take(left) {
+                if format == Format::Text && tally.samples == 0 {
+                    printer.line(LEGEND)?;
+                }
                 tally.add(&sample, &tokenizer.specials());
                 let line = match format {
                     Format::Text => text(&sample, tokenizer.as_ref(), printer.paint),
                     Format::Jsonl => json(&sample, tokenizer.as_ref()),
                 };
-                printer.line(&line)?;
+                printer.line(line)?;
             }
         }
         Ok(())
@@ -104,6 +107,10 @@ pub fn run(args: Args) -> Result<()> {
     }
     Ok(())
 }
+
+/// What stands before the first sample that people read.
+pub(super) const LEGEND: &str = "w is predicted where it is masked [MASK:w], replaced by a random word [x<-w] or \
+                                 kept (w); | parts the two segments";
 
 /// A sample for people: where it came from and its label, then its words.
 fn text(sample: &Sample<'_>, tokenizer: &dyn Tokenizer, paint: Paint) -> String {
@@ -162,6 +169,7 @@ pub(super) fn summary(tally: &Tally, elapsed: Duration) -> Table {
     );
     match tally.next_rate() {
         Some(rate) => table.row("is next", format!("{} of the pairs", percent(rate))),
+        None if tally.samples == 0 => table.row("is next", "no samples"),
         None => table.row("is next", "no pair task"),
     }
     let [samples, tokens] = [tally.samples, tally.tokens].map(|n| grouped((n as f64 / seconds) as u64));

@@ -131,7 +131,7 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         report_text(&summary, vocabulary.as_ref(), elapsed, shown, args.output.as_deref())
     };
-    print(&report)
+    print(report)
 }
 
 /// Refuses an output that cannot be written, before hours are spent on counting.

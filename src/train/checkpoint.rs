@@ -89,7 +89,7 @@ impl Manifest {
     /// [`ErrorKind::Data`] where its text was changed or cut, [`ErrorKind::Mismatch`] where another
     /// version wrote it.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::reading(path, e))?;
+        let bytes = durable::read_at_most(path, MOST_OF_A_MANIFEST)?;
         let damaged = || Error::data(format!("{}: damaged: its checksum does not hold", path.display()));
         let from = CHECKSUM_PREFIX.len();
         let digits = from..from + CHECKSUM_DIGITS;
@@ -148,10 +148,14 @@ fn position_buffer(hidden: usize) -> Vec<f32> {
 const POSITION_BUFFER: &str = "bert.embedding.position.pe";
 const POSITIONS: usize = 512;
 
-/// Width of the model, which its segment embedding `(3, hidden)` shows.
-fn hidden_of(layout: &Layout) -> usize {
-    layout.get("bert.embedding.segment.weight").map_or(0, |p| p.shape[1])
+/// Shape of the buffer beside the parameters of a model of the reference's, whose width its segment
+/// embedding `(3, hidden)` shows. The published BERT learns its positions, and has none.
+fn position_shape(layout: &Layout) -> Option<[usize; 3]> {
+    layout.get("bert.embedding.segment.weight").map(|p| [1, POSITIONS, p.shape[1]])
 }
+
+/// Most bytes of a manifest, which names three files.
+const MOST_OF_A_MANIFEST: u64 = 1 << 20;
 
 /// Writes the checkpoint of `progress.step` into `checkpoints` and gives its directory.
 ///
@@ -168,13 +172,14 @@ pub fn save(
     let path = checkpoints.join(directory_name(progress.step));
     remove(&path)?;
     durable::write_dir(&path, |dir| {
-        let positions = position_buffer(hidden_of(layout));
+        let shape = position_shape(layout);
+        let positions = shape.map_or_else(Vec::new, |[.., hidden]| position_buffer(hidden));
         let mut model = tensors_of(layout, "", &state.weights);
-        model.push(Tensor {
+        model.extend(shape.map(|shape| Tensor {
             name: POSITION_BUFFER.to_owned(),
-            shape: vec![1, POSITIONS, hidden_of(layout)],
+            shape: shape.to_vec(),
             values: &positions,
-        });
+        }));
         let mut moments = tensors_of(layout, "first.", &state.first);
         moments.extend(tensors_of(layout, "second.", &state.second));
         let files = BTreeMap::from([
@@ -193,6 +198,13 @@ pub fn save(
         std::fs::write(&path, manifest.to_text()).map_err(|e| Error::writing(&path, e))
     })?;
     Ok(path)
+}
+
+/// Replaces what the checkpoint of `progress.step` says of where the run stands; its weights stay.
+pub fn amend(checkpoints: &Path, progress: &Progress) -> Result<()> {
+    let path = checkpoints.join(directory_name(progress.step)).join(STATE);
+    let manifest = Manifest { progress: progress.clone(), ..Manifest::read(&path)? };
+    durable::write_file(&path, manifest.to_text().as_bytes())
 }
 
 fn tensors_of<'t>(layout: &Layout, prefix: &str, column: &'t [f32]) -> Vec<Tensor<'t>> {
@@ -222,9 +234,12 @@ pub fn load(path: &Path, layout: &Layout) -> Result<Checkpoint> {
         second: vec![0.0; layout.len()],
     };
     let (model, bytes) = read(MODEL)?;
-    let mut positions = vec![0.0; POSITIONS * hidden_of(layout)];
+    let shape = position_shape(layout);
+    let mut positions = vec![0.0; shape.map_or(0, |shape| shape.iter().product())];
     let mut targets = targets_of(layout, "", &mut state.weights);
-    targets.insert(POSITION_BUFFER.to_owned(), (vec![1, POSITIONS, hidden_of(layout)], &mut positions));
+    if let Some(shape) = shape {
+        targets.insert(POSITION_BUFFER.to_owned(), (shape.to_vec(), &mut positions));
+    }
     tensors::fill(&model, &bytes, targets)?;
     let (optimizer, bytes) = read(OPTIMIZER)?;
     let mut targets = targets_of(layout, "first.", &mut state.first);

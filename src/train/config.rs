@@ -12,10 +12,13 @@ use crate::collate::CollateConfig;
 use crate::corpus::CorpusConfig;
 use crate::model::{ModelConfig, Optimizer};
 use crate::sample::SampleConfig;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, durable};
 
 /// Version of the run directory's layout and of its files.
 pub const FORMAT: u32 = 1;
+
+/// Most bytes of a `config.json`, which holds some sixty short fields and a few paths.
+const MOST_OF_A_CONFIGURATION: u64 = 1 << 20;
 
 /// Everything a run was started with, nothing left to defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,7 +106,7 @@ impl RunConfig {
     /// [`ErrorKind::Data`] where it is malformed, [`ErrorKind::Mismatch`] where another version of the
     /// layout wrote it.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::reading(path, e))?;
+        let bytes = durable::read_at_most(path, MOST_OF_A_CONFIGURATION)?;
         let malformed = |e: serde_json::Error| {
             Error::data(format!("run configuration {}: malformed", path.display())).caused_by(e)
         };

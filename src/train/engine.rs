@@ -18,6 +18,15 @@ pub enum EngineKind {
     Graph,
 }
 
+impl std::fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fused => "fused",
+            Self::Graph => "graph",
+        })
+    }
+}
+
 /// Where the arithmetic runs: `cpu`, or `cuda:N` with the graph engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]

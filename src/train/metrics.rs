@@ -2,6 +2,7 @@
 //!
 //! Field names are stable. Losses are in nats; `null` stands where there was nothing to measure.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -172,11 +173,17 @@ impl Observer for MetricsFile {
     }
 }
 
+/// Most bytes of a `metrics.jsonl`: more than a million records.
+const MOST_OF_METRICS: u64 = 1 << 30;
+
 fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+    match path.symlink_metadata() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::reading(path, e)),
+        _ => {
+            let bytes = durable::read_at_most(path, MOST_OF_METRICS)
+                .map_err(|e| e.context("metrics: move the file away to go on without it"))?;
+            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        }
     }
 }
 
@@ -184,14 +191,15 @@ fn step_of(line: &str) -> Option<u64> {
     serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64()
 }
 
-/// The digest that `metrics.jsonl` recorded for `step`, if it did.
-pub fn recorded_digest(path: &Path, step: u64) -> Result<Option<String>> {
+/// The digests that `metrics.jsonl` recorded, by step.
+pub fn recorded_digests(path: &Path) -> Result<BTreeMap<u64, String>> {
     let text = read_if_there(path)?.unwrap_or_default();
-    Ok(text.lines().filter_map(|line| serde_json::from_str::<Record>(line).ok()).find_map(|record| {
-        match record {
-            Record::Step(r) if r.step == step => Some(r.digest),
-            Record::SkippedUpdate { step: s, digest, .. } if s == step => Some(digest),
+    let records = text.lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
+    Ok(records
+        .filter_map(|record| match record {
+            Record::Step(r) => Some((r.step, r.digest)),
+            Record::SkippedUpdate { step, digest, .. } => Some((step, digest)),
             _ => None,
-        }
-    }))
+        })
+        .collect())
 }

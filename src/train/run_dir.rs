@@ -238,6 +238,12 @@ pub fn load(
 
 /// A real directory at `path`, made with its parents where nothing is there.
 fn make_directory(path: &Path) -> Result<()> {
+    if path.is_file() {
+        return Err(Error::new(
+            ErrorKind::CannotCreate,
+            format!("{} is a file, a directory is wanted: choose another --output", path.display()),
+        ));
+    }
     std::fs::create_dir_all(path)
         .map_err(|e| Error::writing(path, e).context(format!("run directory {}", path.display())))
 }

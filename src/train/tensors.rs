@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 
 /// Length and hash of a file, as a manifest keeps them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ pub fn read_summed(path: &Path, sum: &FileSum) -> Result<Vec<u8>> {
             sum.length
         )));
     }
-    let bytes = std::fs::read(path).map_err(|e| Error::reading(path, e))?;
+    let bytes = durable::read_at_most(path, sum.length)?;
     let hash = format!("{:032x}", xxh3_128(&bytes));
     if hash != sum.xxh3 {
         return Err(Error::data(format!(

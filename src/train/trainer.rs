@@ -62,6 +62,19 @@ struct Window {
     computing: Duration,
 }
 
+/// What the newest checkpoint holds.
+struct Saved {
+    step: u64,
+    /// Step of the last evaluation that it knows of.
+    evaluated: u64,
+}
+
+impl Saved {
+    fn of(progress: &Progress) -> Self {
+        Self { step: progress.step, evaluated: progress.evaluated }
+    }
+}
+
 /// What a step leaves for the record of its window.
 struct Stepped {
     epoch: u64,
@@ -78,11 +91,11 @@ impl Trainer<'_> {
     /// Those of the batches, after a checkpoint was saved; those of the engine; those of writing the last
     /// checkpoint. One that cannot be written on the way is told and left out.
     pub fn run(&mut self, batches: &mut Batches<'_>) -> Result<Ending> {
-        let mut saved = self.progress.step;
+        let mut saved = Saved::of(&self.progress);
         let mut window = Window::default();
         // A stop during an evaluation left it open: it is made up for, so that the best stays the best.
-        if self.evaluation_due() {
-            self.evaluate()?;
+        if self.evaluation_due() && self.evaluate()? {
+            self.save_on_the_way(&mut saved);
         }
         while self.progress.step < self.config.length.total {
             if let Some(stop) = (self.stop)() {
@@ -113,7 +126,7 @@ impl Trainer<'_> {
     /// of the data.
     fn fetch(&self, batches: &mut Batches<'_>, window: &mut Window) -> Result<Vec<HostBatch>> {
         let start = (self.clock)();
-        let mut micro: Vec<HostBatch> = Vec::with_capacity(self.config.accumulate);
+        let mut micro: Vec<HostBatch> = Vec::new();
         while micro.len() < self.config.accumulate && !micro.last().is_some_and(|b| b.ends_epoch) {
             match batches.next() {
                 Some(batch) => micro.push(batch?),
@@ -233,11 +246,16 @@ impl Trainer<'_> {
         ends_epoch || self.config.runtime.save_every.is_some_and(|n| step.is_multiple_of(n))
     }
 
-    fn save(&mut self, saved: &mut u64) -> Result<()> {
+    fn save(&mut self, saved: &mut Saved) -> Result<()> {
         let step = self.progress.step;
         let best = self.progress.best.map(|best| best.step);
         let checkpoints = self.run.checkpoints();
-        if *saved != step {
+        let now = Saved::of(&self.progress);
+        if saved.step == now.step && saved.evaluated != now.evaluated {
+            // The weights lie there; what became known of them since does not.
+            checkpoint::amend(&checkpoints, &self.progress)?;
+            *saved = now;
+        } else if saved.step != now.step {
             let path = checkpoint::save(
                 &checkpoints,
                 self.engine.layout(),
@@ -246,7 +264,7 @@ impl Trainer<'_> {
                 &self.config.fingerprint(),
                 &self.engine.state()?,
             )?;
-            *saved = step;
+            *saved = now;
             self.record(&Record::Checkpoint { step, path });
         }
         self.run.publish(step, best)?;
@@ -255,14 +273,14 @@ impl Trainer<'_> {
 
     /// A full disk must not end hours of training: the checkpoint before is intact, the next one may
     /// succeed.
-    fn save_on_the_way(&mut self, saved: &mut u64) {
+    fn save_on_the_way(&mut self, saved: &mut Saved) {
         if let Err(error) = self.save(saved) {
             let step = self.progress.step;
             self.record(&Record::CheckpointFailed { step, reason: error.to_string() });
         }
     }
 
-    fn save_at_end(&mut self, saved: &mut u64) -> Result<()> {
+    fn save_at_end(&mut self, saved: &mut Saved) -> Result<()> {
         if self.progress.step == 0 {
             return Ok(());
         }
@@ -270,7 +288,7 @@ impl Trainer<'_> {
     }
 
     /// Saves what was learnt before the data failed, and gives the failure back.
-    fn save_before(&mut self, error: Error, saved: &mut u64) -> Error {
+    fn save_before(&mut self, error: Error, saved: &mut Saved) -> Error {
         if let Err(second) = self.save_at_end(saved) {
             let step = self.progress.step;
             self.record(&Record::CheckpointFailed { step, reason: second.to_string() });

@@ -36,6 +36,11 @@ fn from_text_to_figures_by_every_command() {
     assert!(text.stdout.contains("<sos>") && text.stdout.contains("[MASK:"), "{}", text.stdout);
     assert!(text.stderr.contains("samples") && text.stderr.contains("40"), "a summary: {}", text.stderr);
 
+    let legend = text.stdout.lines().filter(|line| line.contains("[x<-w]")).count();
+    assert_eq!(legend, 1, "the marks are explained once");
+    let none = place.good(&format!("sample {source} --limit 0"));
+    assert!(none.stdout.is_empty() && none.stderr.contains("no samples"), "{}", none.stderr);
+
     let batches = place.good(&format!("collate {source} --batch-size 16 --limit 3 --json")).json_lines();
     assert_eq!(batches.iter().map(|b| number(b, "rows")).collect::<Vec<_>>(), [16.0; 3]);
     let written = "collate --corpus held-out.tsv --vocab vocab.json --seq-len 24 --batch-size 16 \

@@ -11,7 +11,7 @@ const TINY: &str = "--hidden 8 --layers 1 --attn-heads 2 --seq-len 16 --batch-si
 #[test]
 fn each_class_of_failure_has_its_exit_code_and_names_its_place() {
     let place = Place::with_lines(40);
-    place.good(&format!("train -c train.tsv -v vocab.json -o run {TINY}"));
+    place.good(&format!("train -c train.tsv -v vocab.json -o run {TINY} --log-freq 3"));
     place.good("vocab -c held-out.tsv -o other.json --vocab-size 9");
     place.write("empty.tsv", "");
     place.write("one.tsv", "a b\tc d\n");
@@ -29,7 +29,11 @@ fn each_class_of_failure_has_its_exit_code_and_names_its_place() {
         (on.replace("--batch-size 8", "--batch-size 0"), 2, "--batch-size"),
         (on.replace("--seq-len 16", "--seq-len 3"), 2, "--seq-len 3"),
         (on.replace("--hidden 8", "--hidden 9"), 2, "--hidden 9"),
-        (format!("{on} --lr=-1"), 2, "--lr -1"),
+        (format!("{on} --lr -1"), 2, "--lr -1 must be above 0"),
+        (format!("{on} --workers 100000"), 2, "100000"),
+        (format!("{on} --threads 100000"), 2, "100000"),
+        (on.replace("--hidden 8", "--hidden 1000000"), 2, "are available"),
+        (on.replace("--hidden 8", "--hidden 1000000000000"), 2, "are available"),
         ("sample -c train.tsv -v vocab.json --workers 100000 --limit 1".to_owned(), 2, "100000"),
         ("sample -c train.tsv -v vocab.json --epochs 0".to_owned(), 2, "--epochs"),
         ("collate -c train.tsv -v vocab.json --batch-size 0".to_owned(), 2, "--batch-size 0"),
@@ -37,6 +41,8 @@ fn each_class_of_failure_has_its_exit_code_and_names_its_place() {
         ("vocab -c train.tsv -o train.tsv".to_owned(), 2, "train.tsv"),
         ("collate -c train.tsv -v vocab.json --format safetensors -o vocab.json".to_owned(), 2, "vocab.json"),
         ("inspect --run run --step 4".to_owned(), 2, "--step 4"),
+        ("inspect --run run --step 2 --verify".to_owned(), 2, "the nearest with one: 3"),
+        ("eval --run run --corpus train.tsv --workers 100000".to_owned(), 2, "100000"),
         ("eval --run run".to_owned(), 2, "--corpus"),
         // Data that cannot be used.
         (format!("{train} empty.tsv"), 65, "empty.tsv"),
@@ -53,15 +59,17 @@ fn each_class_of_failure_has_its_exit_code_and_names_its_place() {
         (format!("{train} nowhere.tsv"), 66, "nowhere.tsv"),
         ("vocab -c nowhere.tsv -o new.json".to_owned(), 66, "nowhere.tsv"),
         ("sample -c train.tsv -v nowhere.json".to_owned(), 66, "nowhere.json"),
-        ("eval --run nowhere --corpus train.tsv".to_owned(), 66, "nowhere"),
+        ("eval --run nowhere --corpus train.tsv".to_owned(), 66, "bertstream train -o DIR"),
+        ("inspect --run nowhere --step 1".to_owned(), 66, "bertstream train -o DIR"),
         ("eval --run run --corpus train.tsv --checkpoint 2".to_owned(), 66, "step 2"),
         ("train --resume nowhere".to_owned(), 66, "nowhere"),
         // Outputs that cannot be made.
         (format!("train -c train.tsv -v vocab.json -o run {TINY}"), 73, "--resume run"),
-        (format!("train -c train.tsv -v vocab.json -o one.tsv {TINY}"), 73, "one.tsv"),
+        (format!("train -c train.tsv -v vocab.json -o one.tsv {TINY}"), 73, "one.tsv is a file"),
         ("vocab -c train.tsv -o nowhere/vocab.json".to_owned(), 73, "nowhere"),
         // What does not belong together.
         ("train --resume run --hidden 16 --lr 0.5".to_owned(), 78, "model.hidden"),
+        ("train --resume run --arch bert".to_owned(), 78, "model.arch"),
         ("train --resume run --vocab other.json".to_owned(), 78, "data.vocab_fingerprint"),
         ("train --resume run --corpus held-out.tsv".to_owned(), 78, "data.corpus_fingerprint"),
         ("eval --run run --corpus train.tsv --vocab other.json".to_owned(), 78, "other.json"),
@@ -74,6 +82,22 @@ fn each_class_of_failure_has_its_exit_code_and_names_its_place() {
         assert!(ran.stdout.is_empty() || flags.contains("--check"), "{flags}: {}", ran.stdout);
     }
     assert!(!place.path("new").exists() && !place.path("new.json").exists(), "nothing was begun");
+}
+
+#[test]
+fn an_older_checkpoint_in_place_of_a_damaged_one_is_told() {
+    let place = Place::with_lines(40);
+    place.good(&format!("train -c train.tsv -v vocab.json -o run {TINY} --save-every 2"));
+    let eval = "eval --run run --corpus train.tsv";
+    let whole = place.good(eval);
+    assert!(whole.stdout.contains("step 3") && whole.stderr.is_empty(), "{}", whole.stderr);
+    let newest = place.path("run/checkpoints/step-00000003/model.safetensors");
+    std::fs::write(newest, "cut short").unwrap();
+    let older = place.good(eval);
+    assert!(older.stdout.contains("step 2"), "{}", older.stdout);
+    for part in ["warning: train: ", "step-00000003", "an older checkpoint is used"] {
+        assert!(older.stderr.contains(part), "{part}: {}", older.stderr);
+    }
 }
 
 /// `| head`, and a terminal that went away: nothing panics, and what was begun is finished.

@@ -160,7 +160,7 @@ fn stopped_after_any_step_it_is_the_run_that_was_not() {
         let expected = train(whole.path(), &config, &vocab, ONE_WAY, None);
         assert_eq!((expected.ending, expected.progress.step), (Ending::Finished, steps));
         assert!(expected.state.weights.iter().all(|w| w.is_finite()));
-        for stop in 0..steps {
+        for stop in 0..=steps {
             // The ways change places from one stop to the next.
             let (before, after) = if stop % 2 == 0 { (ONE_WAY, ANOTHER) } else { (ANOTHER, ONE_WAY) };
             let parts = tempfile::tempdir().unwrap();

@@ -42,6 +42,7 @@ fn a_signal_saves_and_a_kill_costs_only_steps() {
             Some(code) => {
                 assert_eq!(status.code(), Some(code), "{told}");
                 assert!(told.contains(&format!("--resume {run}")), "the remedy is told: {told}");
+                assert!(!told.contains("error"), "to stop where one was asked to is none: {told}");
                 let step = number(&place.json(&format!("{run}/state.json")), "step");
                 assert!((after as f64..240.0).contains(&step), "stopped after {step}");
             }
@@ -72,6 +73,14 @@ fn more_steps_later_are_the_steps_of_one_run() {
     place.good(&format!("{train} -o parts --steps 11 --workers 2"));
     place.good("train --resume parts --steps 20 --workers 0");
     place.good("train --resume parts --steps 30 --io memory");
+    let state = place.read("parts/state.json");
+    for flags in ["", "--steps 30", "--steps 4"] {
+        let again = place.good(&format!("train --resume parts {flags}"));
+        assert!(again.stdout.contains("already finished at step 30"), "{flags}: {}", again.stdout);
+        assert_eq!(again.stderr, "", "{flags}");
+    }
+    assert_eq!(number(&place.good("train --resume parts --json").json(), "step"), 30.0);
+    assert!(place.read("parts/state.json") == state, "nothing was done");
     for file in ["model.safetensors", "optimizer.safetensors"] {
         let same = place.read(&format!("parts/{file}")) == place.read(&format!("whole/{file}"));
         assert!(same, "{file} differs");

@@ -1,10 +1,12 @@
 //! A run on the terminal: a progress bar with the time left where stderr is one, plain lines otherwise.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
-use crate::train::{Figures, Observer, Record};
+use super::super::log;
+use super::super::output::tell;
+use crate::train::{Figures, Observer, Record, StepRecord};
 
 /// Tells people on stderr how a run goes.
 pub struct Terminal {
@@ -17,9 +19,7 @@ impl Terminal {
     /// For a run that stands at `step` of `total`.
     pub fn new(quiet: bool, step: u64, total: u64) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let style = "{bar:30} {pos}/{len} steps, {elapsed} gone, {eta} left {msg}";
-            let bar = ProgressBar::new(total)
-                .with_style(ProgressStyle::with_template(style).expect("the template above is well formed"));
+            let bar = log::bar(total, "{bar:30} {pos}/{len} steps, {elapsed} gone, {eta} left {msg}");
             bar.set_position(step);
             bar.reset_eta();
             bar
@@ -31,8 +31,7 @@ impl Terminal {
     fn warn(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            // Training goes on where stderr is gone.
-            None => drop(writeln!(std::io::stderr(), "{text}")),
+            None => tell(text),
         }
     }
 
@@ -60,27 +59,18 @@ impl Observer for Terminal {
 
     fn recorded(&mut self, record: &Record) {
         match record {
-            Record::Step(r) => self.line(&format!(
-                "step {:>6}  {}  lr {:.2e}  norm {}  {:.0} tokens/s, {:.0} samples/s, {:.0} % waiting",
-                r.step,
-                losses(&r.figures),
-                r.lr,
-                r.grad_norm.map_or("not finite".to_owned(), |norm| format!("{norm:.2}")),
-                r.tokens_per_second,
-                r.samples_per_second,
-                100.0 * r.data_wait,
-            )),
+            Record::Step(r) => self.line(&step_line(r)),
             Record::Evaluation(r) => self.line(&format!(
-                "test {:>6}  {}{}",
+                "test {:>5}  {}{}",
                 r.step,
                 losses(&r.figures),
                 if r.best { "  (best so far)" } else { "" }
             )),
             Record::SkippedUpdate { step, skipped_updates, .. } => self.warn(&format!(
-                "step {step:>6}  the gradient is not finite: update skipped ({skipped_updates} so far)"
+                "step {step:>5}  the gradient is not finite: update skipped ({skipped_updates} so far)"
             )),
             Record::CheckpointFailed { step, reason } => self.warn(&format!(
-                "step {step:>6}  no checkpoint: {reason}; training goes on, the last one is intact"
+                "step {step:>5}  no checkpoint: {reason}; training goes on, the last one is intact"
             )),
             Record::Checkpoint { step, path } => {
                 tracing::debug!(step, path = %path.display(), "checkpoint");
@@ -89,20 +79,43 @@ impl Observer for Terminal {
     }
 }
 
+/// The figures that people watch; all of them are in `metrics.jsonl`.
+fn step_line(record: &StepRecord) -> String {
+    let mut text = format!(
+        "step {:>5}  {}  lr {:.1e}  {:.0} tok/s",
+        record.step,
+        losses(&record.figures),
+        record.lr,
+        record.tokens_per_second
+    );
+    if record.grad_norm.is_none() {
+        text += "  gradient not finite";
+    }
+    if record.data_wait >= WORTH_TELLING {
+        text += &format!("  {:.0} % waiting for data", 100.0 * record.data_wait);
+    }
+    text
+}
+
+/// Share of the time spent waiting for data from which more --workers would help.
+const WORTH_TELLING: f64 = 0.05;
+
 /// Both losses and accuracies, each beside what guessing reaches.
 fn losses(figures: &Figures) -> String {
-    let mut text = format!("loss {:.4}", figures.loss);
+    let nats = |loss: f64| format!("{loss:.3}");
+    let share = |share: f64| format!("{:.1}%", 100.0 * share);
+    let mut text = format!("loss {}", nats(figures.loss));
     if figures.masked > 0 {
-        text += &format!("  mlm {:.4}", figures.mlm_loss);
-        text += &beside(figures.unigram_loss, |guess| format!("{guess:.4}"));
-        text += &format!(" {}", percent(figures.mlm_accuracy));
-        text += &beside(figures.majority_accuracy, percent);
+        text += &format!("  mlm {}", nats(figures.mlm_loss));
+        text += &beside(figures.unigram_loss, nats);
+        text += &format!(" {}", share(figures.mlm_accuracy));
+        text += &beside(figures.majority_accuracy, share);
     }
     if figures.pairs > 0 {
-        text += &format!("  pairs {:.4}", figures.nsp_loss);
-        text += &beside(figures.nsp_chance_loss, |guess| format!("{guess:.4}"));
-        text += &format!(" {}", percent(figures.nsp_accuracy));
-        text += &beside(figures.nsp_majority_accuracy, percent);
+        text += &format!("  nsp {}", nats(figures.nsp_loss));
+        text += &beside(figures.nsp_chance_loss, nats);
+        text += &format!(" {}", share(figures.nsp_accuracy));
+        text += &beside(figures.nsp_majority_accuracy, share);
     }
     text
 }
@@ -114,4 +127,48 @@ fn beside(guess: Option<f64>, show: impl Fn(f64) -> String) -> String {
 /// A share as a percentage.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_fits_into_a_line() {
+        let figures = Figures {
+            loss: 10.123,
+            mlm_loss: 9.43,
+            nsp_loss: 0.693,
+            mlm_accuracy: 0.123,
+            nsp_accuracy: 0.501,
+            perplexity: 12456.0,
+            masked: 1000,
+            pairs: 64,
+            unigram_loss: Some(6.5),
+            majority_accuracy: Some(0.042),
+            nsp_majority_accuracy: Some(0.5),
+            nsp_chance_loss: Some(0.692),
+        };
+        let mut record = StepRecord {
+            step: 12_340,
+            epoch: 1,
+            lr: 1e-3,
+            figures,
+            grad_norm: Some(1.0),
+            tokens: 1,
+            samples: 1,
+            tokens_per_second: 23_456.0,
+            samples_per_second: 100.0,
+            data_wait: 0.01,
+            skipped_updates: 0,
+            digest: String::new(),
+        };
+        assert_eq!(
+            step_line(&record),
+            "step 12340  loss 10.123  mlm 9.430 [6.500] 12.3% [4.2%]  nsp 0.693 [0.692] 50.1% [50.0%]  \
+             lr 1.0e-3  23456 tok/s"
+        );
+        record.data_wait = 0.4;
+        assert!(step_line(&record).ends_with("  40 % waiting for data"));
+    }
 }

@@ -26,6 +26,10 @@ use bert_heads::{Pooler, Transform};
 use chunk::{Chunk, Dropouts, Model};
 use vocabulary::VocabularyHead;
 
+/// Most threads of an engine: far beyond the cores of any machine, and far below what a system refuses to
+/// start midway.
+const MOST_THREADS: usize = 1024;
+
 /// The hand-written engine.
 pub struct FusedEngine {
     config: ModelConfig,
@@ -77,7 +81,7 @@ impl FusedEngine {
     /// `threads` threads of its own.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Usage`] for a shape that cannot be, [`crate::ErrorKind::Internal`] where the
+    /// [`crate::ErrorKind::Usage`] for a shape that cannot be or too many threads, [`crate::ErrorKind::Internal`] where the
     /// weights' number is not the layout's or threads cannot be started.
     pub fn new(
         config: &ModelConfig,
@@ -86,6 +90,11 @@ impl FusedEngine {
         threads: usize,
     ) -> Result<Self> {
         config.check()?;
+        if threads > MOST_THREADS {
+            return Err(Error::usage(format!(
+                "--threads {threads}: at most {MOST_THREADS}; the number of cores is enough"
+            )));
+        }
         let layout = Layout::new(config);
         let zeros = vec![0.0; layout.len()];
         let pool = rayon::ThreadPoolBuilder::new()

@@ -1,0 +1,327 @@
+//! Flags to a configuration: a preset, or a run begun, and over it what the flags say.
+
+use std::path::Path;
+
+use super::super::flags::{Preset, corpus_at};
+use super::{Args, cores, default_workers};
+use crate::collate::{CollateConfig, PadTo};
+use crate::corpus::CorpusConfig;
+use crate::model::{Arch, Init, ModelConfig, Optimizer, OptimizerKind, published_positions};
+use crate::sample::{PairTask, SampleConfig};
+use crate::train::config::FORMAT;
+use crate::train::schedule::{REFERENCE_LR, default_warmup};
+use crate::train::{
+    DataConfig, DeviceChoice, EngineKind, EpochShape, Length, RunConfig, Runtime, Schedule, ScheduleKind,
+};
+use crate::vocab::Tokenizer;
+use crate::{Error, Result};
+
+/// Steps between two checkpoints where no flag says otherwise: minutes with the models that a CPU trains, and
+/// little to write beside them.
+const SAVE_EVERY: u64 = 1000;
+
+/// The configuration of a new run that gives no flag.
+pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> RunConfig {
+    let reference = preset == Preset::Reference;
+    let sample = if reference { SampleConfig::reference() } else { SampleConfig::default() };
+    let hidden = 256;
+    RunConfig {
+        format: FORMAT,
+        data,
+        collate: CollateConfig {
+            batch_size: 64,
+            seq_len: sample.seq_len,
+            pad_to: if reference { PadTo::Fixed } else { PadTo::Longest },
+            pad_id: tokenizer.specials().pad,
+        },
+        sample,
+        model: ModelConfig {
+            arch: Arch::Reference,
+            vocab_size: tokenizer.len(),
+            hidden,
+            layers: 8,
+            heads: 8,
+            dropout: 0.1,
+            init: if reference { Init::Torch } else { Init::default() },
+            max_positions: published_positions(),
+        },
+        optimizer: Optimizer {
+            kind: if reference { OptimizerKind::Adam } else { OptimizerKind::Adamw },
+            ..Optimizer::default()
+        },
+        schedule: Schedule {
+            kind: if reference { ScheduleKind::Reference } else { ScheduleKind::Linear },
+            lr: REFERENCE_LR,
+            warmup: 0,
+            hidden,
+        },
+        accumulate: 1,
+        clip: (!reference).then_some(1.0),
+        engine: EngineKind::Fused,
+        device: DeviceChoice::Cpu,
+        length: Length { epochs: None, steps: None, total: 0 },
+        runtime: Runtime {
+            workers: default_workers(),
+            threads: cores(),
+            log_freq: 10,
+            eval_every: None,
+            save_every: Some(SAVE_EVERY),
+            keep: 3,
+        },
+    }
+}
+
+impl Args {
+    /// These flags over a configuration. `resumed` tells whether that is of a run already begun, whose
+    /// length and warm-up hold where no flag says otherwise.
+    pub(super) fn over(&self, base: RunConfig, resumed: bool) -> Result<RunConfig> {
+        let (model, training, runtime) = (&self.model, &self.training, &self.runtime);
+        let sample = self.sample.over(base.sample);
+        let size = |flag: Option<u64>, base: usize| flag.map_or(base, |n| n as usize);
+        let collate = CollateConfig {
+            batch_size: size(training.batch_size, base.collate.batch_size),
+            seq_len: sample.seq_len,
+            pad_to: training.pad.unwrap_or(base.collate.pad_to),
+            pad_id: base.collate.pad_id,
+        };
+        let accumulate = size(training.accumulate, base.accumulate);
+        let shape = EpochShape {
+            documents: base.data.documents,
+            batch_size: collate.batch_size as u64,
+            accumulate: accumulate as u64,
+        };
+        let length = match (training.epochs, training.steps) {
+            (None, None) if resumed => base.length,
+            (epochs, steps) => Length::new(epochs, steps, shape),
+        };
+        let hidden = model.hidden.unwrap_or(base.model.hidden);
+        let arch = model.arch.unwrap_or(base.model.arch);
+        let max_positions = base.model.max_positions.max(sample.seq_len);
+        let kind = training.schedule.unwrap_or(base.schedule.kind);
+        let (engine, device, threads) = self.compute.over(resumed.then_some((base.engine, base.device)))?;
+        let config = RunConfig {
+            format: base.format,
+            data: base.data,
+            sample,
+            collate,
+            model: ModelConfig {
+                arch,
+                vocab_size: base.model.vocab_size,
+                hidden,
+                layers: model.layers.unwrap_or(base.model.layers),
+                heads: model.attn_heads.unwrap_or(base.model.heads),
+                dropout: model.dropout.unwrap_or(base.model.dropout),
+                init: model.init.unwrap_or(match (arch, resumed) {
+                    (Arch::Bert, false) => Init::Bert,
+                    _ => base.model.init,
+                }),
+                max_positions,
+            },
+            optimizer: Optimizer {
+                kind: training.optimizer.unwrap_or(base.optimizer.kind),
+                beta1: training.adam_beta1.unwrap_or(base.optimizer.beta1),
+                beta2: training.adam_beta2.unwrap_or(base.optimizer.beta2),
+                epsilon: training.adam_epsilon.unwrap_or(base.optimizer.epsilon),
+                weight_decay: training.adam_weight_decay.unwrap_or(base.optimizer.weight_decay),
+            },
+            schedule: Schedule {
+                kind,
+                lr: training.lr.unwrap_or(base.schedule.lr),
+                warmup: match training.warmup {
+                    Some(warmup) => warmup,
+                    None if resumed => base.schedule.warmup,
+                    None => default_warmup(kind, length.total),
+                },
+                hidden,
+            },
+            accumulate,
+            clip: match training.clip {
+                None => base.clip,
+                Some(0.0) => None,
+                Some(norm) => Some(norm),
+            },
+            engine,
+            device,
+            length,
+            runtime: Runtime {
+                workers: runtime.workers.unwrap_or(base.runtime.workers),
+                threads,
+                log_freq: runtime.log_freq.unwrap_or(base.runtime.log_freq),
+                eval_every: runtime.eval_every.or(base.runtime.eval_every),
+                save_every: match runtime.save_every {
+                    None => base.runtime.save_every,
+                    Some(0) => None,
+                    steps => steps,
+                },
+                keep: size(runtime.keep, base.runtime.keep),
+            },
+        };
+        check(&config)?;
+        Ok(config)
+    }
+
+    /// The corpus and the test corpus that these flags name, over those of a run.
+    pub(super) fn corpora(&self, base: Option<&DataConfig>) -> Result<(CorpusConfig, Option<CorpusConfig>)> {
+        // Elsewhere, the index lies elsewhere too.
+        let moved = |path: &Path, base: &CorpusConfig| CorpusConfig {
+            path: path.to_owned(),
+            index_dir: corpus_at(path).index_dir,
+            ..base.clone()
+        };
+        let base_corpus = match (&self.corpus, base) {
+            (Some(path), Some(data)) => moved(path, &data.corpus),
+            (None, Some(data)) => data.corpus.clone(),
+            (Some(path), None) => corpus_at(path),
+            (None, None) => return Err(Error::usage("--corpus is missing")),
+        };
+        let corpus = self.reading.over(base_corpus);
+        let test = match (&self.test, base.and_then(|data| data.test.as_ref())) {
+            (Some(path), Some(test)) => Some(moved(path, test)),
+            (Some(path), None) => Some(corpus_at(path)),
+            (None, test) => test.cloned(),
+        };
+        // How bytes are reached and decoded goes for both texts; of how many lines, each has its own flag.
+        let test = test.map(|test| CorpusConfig {
+            path: test.path,
+            io: corpus.io,
+            lines: self.runtime.eval_lines.or(test.lines),
+            encoding: corpus.encoding.clone(),
+            index_dir: self.reading.index_dir.clone().or(test.index_dir),
+        });
+        Ok((corpus, test))
+    }
+}
+
+/// Refuses what cannot be trained, before anything is written.
+pub fn check(config: &RunConfig) -> Result<()> {
+    config.model.check()?;
+    let Optimizer { beta1, beta2, epsilon, weight_decay, .. } = config.optimizer;
+    let at_least = |flag: &str, value: f64, wanted: &str, fine: bool| match fine && value.is_finite() {
+        true => Ok(()),
+        false => Err(Error::usage(format!("{flag} {value} must be {wanted}"))),
+    };
+    at_least("--lr", config.schedule.lr, "above 0", config.schedule.lr > 0.0)?;
+    at_least("--adam-beta1", beta1, "in 0..1", (0.0..1.0).contains(&beta1))?;
+    at_least("--adam-beta2", beta2, "in 0..1", (0.0..1.0).contains(&beta2))?;
+    at_least("--adam-epsilon", epsilon, "above 0", epsilon > 0.0)?;
+    at_least("--adam-weight-decay", weight_decay, "0 or more", weight_decay >= 0.0)?;
+    let clip = config.clip.unwrap_or(1.0);
+    at_least("--clip", clip, "0 (off) or more", clip > 0.0)?;
+    if config.data.documents < 2 && config.sample.pair == PairTask::Nsp {
+        return Err(Error::data(format!(
+            "corpus {}: {} document(s), and a pair that is not next needs two: give more text, or --pair none",
+            config.data.corpus.path.display(),
+            config.data.documents
+        )));
+    }
+    match config.length.total {
+        0 => Err(Error::data(format!("corpus {}: no document", config.data.corpus.path.display()))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::sample::{MaskCount, Shuffle, Truncate};
+    use crate::train::config::hex;
+    use crate::vocab::WordVocab;
+
+    #[derive(Parser)]
+    struct Train {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// The configuration of a run over 1000 documents and a vocabulary of 7.
+    fn configure(flags: &str) -> Result<RunConfig> {
+        let words = format!("train -c a.tsv -v v.json -o run {flags}");
+        let args = match Train::try_parse_from(words.split_whitespace()) {
+            Ok(train) => train.args,
+            Err(error) => panic!("{error}"),
+        };
+        let vocab = WordVocab::from_texts(["one two"], None, 1);
+        let (corpus, test) = args.corpora(None)?;
+        let data = DataConfig {
+            corpus,
+            corpus_fingerprint: hex(1),
+            documents: 1000,
+            test,
+            test_fingerprint: None,
+            vocab: "v.json".into(),
+            vocab_fingerprint: hex(vocab.fingerprint()),
+        };
+        args.over(defaults(args.preset.unwrap_or_default(), data, &vocab), false)
+    }
+
+    #[test]
+    fn the_reference_preset_is_the_reference_and_flags_come_before_it() {
+        let config = configure("--preset reference").unwrap();
+        assert_eq!(config.optimizer, Optimizer { kind: OptimizerKind::Adam, ..Optimizer::default() });
+        assert_eq!((config.clip, config.model.init, config.accumulate), (None, Init::Torch, 1));
+        assert_eq!((config.model.hidden, config.model.layers, config.model.heads), (256, 8, 8));
+        assert_eq!((config.collate.seq_len, config.collate.batch_size), (20, 64));
+        assert_eq!((config.collate.pad_to, config.collate.pad_id), (PadTo::Fixed, 0));
+        let SampleConfig { truncate, shuffle, mask_count, .. } = config.sample;
+        assert_eq!((truncate, shuffle, mask_count), (Truncate::Cut, Shuffle::None, MaskCount::Bernoulli));
+        // 1000 documents in batches of 64 are 16 steps, ten times; --lr as there changes nothing.
+        assert_eq!(config.length.total, 160);
+        assert_eq!(config.schedule.lr(100, 160), 256f64.powf(-0.5) * 100.0 * 10_000f64.powf(-1.5));
+        assert_eq!(configure("--preset reference --lr 1e-3").unwrap(), config);
+
+        let flags =
+            "--preset reference --clip 2 --init bert -s 64 --pad longest --warmup 7 --optimizer adamw";
+        let config = configure(flags).unwrap();
+        assert_eq!((config.clip, config.model.init, config.schedule.warmup), (Some(2.0), Init::Bert, 7));
+        assert_eq!((config.sample.seq_len, config.collate.seq_len), (64, 64));
+        assert_eq!((config.collate.pad_to, config.optimizer.kind), (PadTo::Longest, OptimizerKind::Adamw));
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_filled_in() {
+        let config = configure("--steps 2000 -t test.tsv --eval-lines 50 --corpus-lines 900").unwrap();
+        assert_eq!((config.length.total, config.schedule.warmup), (2000, 200));
+        let test = config.data.test.unwrap();
+        assert_eq!((test.lines, config.data.corpus.lines), (Some(50), Some(900)));
+        assert_eq!((config.clip, config.schedule.lr), (Some(1.0), 1e-3));
+        assert_eq!(configure("--clip 0").unwrap().clip, None);
+        for (flags, expected) in [("", Some(1000)), ("--save-every 7", Some(7)), ("--save-every 0", None)] {
+            assert_eq!(configure(flags).unwrap().runtime.save_every, expected, "{flags}");
+        }
+    }
+
+    #[test]
+    fn flags_that_cannot_be_meant_are_refused_with_their_value() {
+        for (flags, named) in [
+            ("--hidden 10 -a 4", "--hidden 10"),
+            ("--lr 0", "--lr 0"),
+            ("--lr -1", "--lr -1"),
+            ("--clip -2", "--clip -2"),
+            ("--lr NaN", "--lr NaN"),
+            ("--adam-beta2 1", "--adam-beta2 1"),
+            ("--adam-epsilon 0", "--adam-epsilon 0"),
+            ("--dropout 1", "--dropout 1"),
+            ("--device cuda:0", "--device cuda:0"),
+            ("--cuda-devices 0 1", "--cuda-devices"),
+        ] {
+            let error = configure(flags).unwrap_err();
+            assert_eq!(error.kind().exit_code(), 2, "{flags}");
+            assert!(error.to_string().contains(named), "{flags}: {error}");
+        }
+        for flags in [
+            "--steps 0",
+            "-b 0",
+            "--accumulate 0",
+            "--clip x",
+            "--resume run",
+            "--workers 100000",
+            "--threads 100000",
+        ] {
+            let words = format!("train -c a.tsv -v v.json -o run {flags}");
+            assert!(Train::try_parse_from(words.split_whitespace()).is_err(), "{flags}");
+        }
+        assert!(Train::try_parse_from(["train", "--resume", "run", "--io", "memory"]).is_ok());
+    }
+}

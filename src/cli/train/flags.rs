@@ -1,0 +1,185 @@
+//! Flags of `train` and of what else computes, and the values that they take.
+
+use super::super::flags::{threads, workers};
+use crate::collate::PadTo;
+use crate::model::{Arch, Init, OptimizerKind};
+use crate::train::{DeviceChoice, EngineKind, ScheduleKind, engine};
+use crate::{Error, Result};
+
+/// The shape of the model.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelFlags {
+    /// Width of the model (`-hs` of the reference) [default: 256].
+    #[arg(short = 'H', long, value_name = "N")]
+    pub hidden: Option<usize>,
+    /// Transformer blocks [default: 8].
+    #[arg(short = 'l', long, value_name = "N")]
+    pub layers: Option<usize>,
+    /// Attention heads; divides the width [default: 8].
+    #[arg(short = 'a', long, value_name = "N", alias = "attn_heads")]
+    pub attn_heads: Option<usize>,
+    /// Rate of every dropout layer [default: 0.1].
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub dropout: Option<f32>,
+    /// How weights start [default: xavier; with --arch bert: bert; reference: torch].
+    #[arg(long, value_name = "HOW")]
+    pub init: Option<Init>,
+    /// Which model is trained [default: reference].
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<Arch>,
+}
+
+/// How the model is trained.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Training")]
+pub struct TrainingFlags {
+    /// Samples of a batch [default: 64].
+    #[arg(short = 'b', long, value_name = "N", alias = "batch_size", value_parser = positive)]
+    pub batch_size: Option<u64>,
+    /// Batches of a step, whose gradients are added up [default: 1].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub accumulate: Option<u64>,
+    /// Stop after so many epochs [default: 10, without --steps].
+    #[arg(short = 'e', long, value_name = "N", value_parser = positive)]
+    pub epochs: Option<u64>,
+    /// Stop after so many steps.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub steps: Option<u64>,
+    /// Width of a batch: its longest sample, or always --seq-len [default: longest; reference: fixed].
+    #[arg(long, value_name = "HOW")]
+    pub pad: Option<PadTo>,
+    /// Peak learning rate. The reference's schedule, which there ignores it, is scaled by its ratio to
+    /// 1e-3 [default: 1e-3].
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    pub lr: Option<f64>,
+    /// Course of the learning rate [default: linear; reference: reference].
+    #[arg(long, value_name = "NAME")]
+    pub schedule: Option<ScheduleKind>,
+    /// Steps until the learning rate's peak [default: a tenth of all, at most 10000; reference's schedule:
+    /// 10000].
+    #[arg(long, value_name = "N", alias = "warmup-steps")]
+    pub warmup: Option<u64>,
+    /// Update rule [default: adamw; reference: adam].
+    #[arg(long, value_name = "NAME")]
+    pub optimizer: Option<OptimizerKind>,
+    /// Weight decay: decoupled with adamw, an L2 term with adam [default: 0.01].
+    #[arg(long, value_name = "X", alias = "adam_weight_decay", allow_negative_numbers = true)]
+    pub adam_weight_decay: Option<f64>,
+    /// Decay of the first moment [default: 0.9].
+    #[arg(long, value_name = "X", alias = "adam_beta1", allow_negative_numbers = true)]
+    pub adam_beta1: Option<f64>,
+    /// Decay of the second moment [default: 0.999].
+    #[arg(long, value_name = "X", alias = "adam_beta2", allow_negative_numbers = true)]
+    pub adam_beta2: Option<f64>,
+    /// Added to the root of the second moment [default: 1e-8].
+    #[arg(long, value_name = "X", alias = "adam_epsilon", allow_negative_numbers = true)]
+    pub adam_epsilon: Option<f64>,
+    /// Gradient norm above which gradients are scaled down; 0 never does [default: 1; reference: 0].
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
+    pub clip: Option<f64>,
+}
+
+/// What changes no weight.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Run")]
+pub struct RuntimeFlags {
+    /// Threads that build samples; 0 builds them between the steps [default: a quarter of the cores].
+    #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
+          value_parser = workers)]
+    pub workers: Option<usize>,
+    /// Steps between two records [default: 10].
+    #[arg(long, value_name = "N", alias = "log_freq", value_parser = positive)]
+    pub log_freq: Option<u64>,
+    /// Evaluate every N steps too, not only at each epoch's end.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub eval_every: Option<u64>,
+    /// Evaluate on the first N lines of the test text only.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub eval_lines: Option<u64>,
+    /// Save a checkpoint every N steps too, so that a crash in a long epoch costs little; 0: only at each
+    /// epoch's end [default: 1000].
+    #[arg(long, value_name = "N")]
+    pub save_every: Option<u64>,
+    /// Keep the newest N checkpoints, and the best [default: 3].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub keep: Option<u64>,
+}
+
+/// What computes. Shared with `eval`.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Compute")]
+pub struct ComputeFlags {
+    /// Implementation of the model [default: fused].
+    #[arg(long, value_name = "NAME")]
+    pub engine: Option<EngineKind>,
+    /// auto, cpu or cuda:N; CUDA with --engine graph [default: auto].
+    #[arg(long, value_name = "NAME", value_parser = device)]
+    pub device: Option<DeviceFlag>,
+    /// Threads of the arithmetic [default: the cores].
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// The reference's spelling of `--device auto` (true) and `--device cpu` (false).
+    #[arg(long, alias = "with_cuda", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+          value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set,
+          conflicts_with = "device", hide = true)]
+    pub with_cuda: Option<bool>,
+    /// The reference's list of CUDA devices: here one.
+    #[arg(long, alias = "cuda_devices", value_name = "N", num_args = 1.., conflicts_with = "device",
+          hide = true)]
+    pub cuda_devices: Option<Vec<usize>>,
+}
+
+/// What `--device` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceFlag {
+    Auto,
+    Chosen(DeviceChoice),
+}
+
+fn positive(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("0 is too few: at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("a whole number is needed".to_owned()),
+    }
+}
+
+fn device(text: &str) -> Result<DeviceFlag, String> {
+    match text {
+        "auto" => Ok(DeviceFlag::Auto),
+        _ => text.parse().map(DeviceFlag::Chosen),
+    }
+}
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Threads that build samples where nothing is asked for: building is cheap beside training.
+pub fn default_workers() -> usize {
+    cores().div_ceil(4).min(8)
+}
+
+impl ComputeFlags {
+    /// Engine, device and threads: these flags over those of a run begun, where there is one.
+    pub fn over(
+        &self,
+        base: Option<(EngineKind, DeviceChoice)>,
+    ) -> Result<(EngineKind, DeviceChoice, usize)> {
+        let kind = self.engine.or(base.map(|b| b.0)).unwrap_or_default();
+        let device = match (self.device, self.with_cuda, self.cuda_devices.as_deref()) {
+            (Some(DeviceFlag::Chosen(device)), ..) => device,
+            (_, Some(false), _) => DeviceChoice::Cpu,
+            (_, _, Some([one])) => DeviceChoice::Cuda(*one),
+            (_, _, Some(many)) => {
+                return Err(Error::usage(format!("--cuda-devices names {}: one can be used", many.len())));
+            }
+            (Some(DeviceFlag::Auto), ..) | (_, Some(true), _) => DeviceChoice::auto(kind),
+            (None, None, None) => base.map_or_else(|| DeviceChoice::auto(kind), |b| b.1),
+        };
+        engine::check(kind, device)?;
+        Ok((kind, device, self.threads.unwrap_or_else(cores)))
+    }
+}

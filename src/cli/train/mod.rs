@@ -1,0 +1,340 @@
+//! `bertstream train`: a new run, or one that goes on.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::flags::{Preset, ReadingFlags, SampleFlags};
+use super::output::tell;
+use crate::collate::{CollateConfig, PadTo};
+use crate::corpus::{self, Corpus, CorpusConfig};
+use crate::model::{Engine, Layout, ModelConfig};
+use crate::pipeline::Plan;
+use crate::sample::Cursor;
+use crate::train::checkpoint::{self, Checkpoint, Progress};
+use crate::train::config::hex;
+use crate::train::evaluate::{OneEpoch, evaluation_samples};
+use crate::train::run_dir::{CONFIG, METRICS, VOCAB};
+use crate::train::{
+    BatchSource, DataConfig, Ending, EvaluationRecord, MetricsFile, Observer, Record, RunConfig, RunDir,
+    StepRecord, Trainer, Unigram, engine,
+};
+use crate::vocab::{self, Tokenizer};
+use crate::{Error, Result};
+
+mod configure;
+mod flags;
+mod stop;
+mod summary;
+mod terminal;
+
+pub use configure::{check, defaults};
+pub use flags::{ComputeFlags, cores, default_workers};
+use flags::{ModelFlags, RuntimeFlags, TrainingFlags};
+pub use summary::introduce;
+use summary::{already_finished, check_memory, conclude};
+pub use terminal::percent;
+
+/// Flags of `train`. Those left out come from the preset, or on `--resume` from the run.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Text to train on: two sentences a line, a tab between.
+    #[arg(short = 'c', long, value_name = "FILE", required_unless_present = "resume",
+          aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
+    corpus: Option<PathBuf>,
+    /// Text to evaluate on after each epoch, held out from training.
+    #[arg(short = 't', long, value_name = "FILE", aliases = ["test_dataset", "test-dataset"])]
+    test: Option<PathBuf>,
+    /// Vocabulary made by `bertstream vocab`.
+    #[arg(short = 'v', long, value_name = "FILE", required_unless_present = "resume",
+          aliases = ["vocab_path", "vocab-path"])]
+    vocab: Option<PathBuf>,
+    /// Directory of the run, which is made.
+    #[arg(short = 'o', long, value_name = "DIR", required_unless_present = "resume",
+          aliases = ["output_path", "output-path"])]
+    output: Option<PathBuf>,
+    /// Go on with the run in this directory, under its own configuration: the weights become those of a
+    /// run that was never stopped. Only what changes no weight may be chosen anew, and --steps or
+    /// --epochs, which lay out the schedule anew.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "preset"])]
+    resume: Option<PathBuf>,
+    /// Defaults of all other flags [default: default].
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
+
+    #[command(flatten)]
+    reading: ReadingFlags,
+    #[command(flatten)]
+    sample: SampleFlags,
+    #[command(flatten)]
+    model: ModelFlags,
+    #[command(flatten)]
+    training: TrainingFlags,
+    #[command(flatten)]
+    runtime: RuntimeFlags,
+    #[command(flatten)]
+    compute: ComputeFlags,
+
+    /// Print the summary as one line of JSON.
+    #[arg(long)]
+    json: bool,
+    /// Show no progress.
+    #[arg(short = 'q', long)]
+    quiet: bool,
+}
+
+/// What a run reads, opened.
+pub struct Opened {
+    pub tokenizer: Box<dyn Tokenizer>,
+    pub corpus: Box<dyn Corpus>,
+    pub test: Option<Box<dyn Corpus>>,
+}
+
+impl Opened {
+    /// Opens the corpora; indexes them first where that has not been done.
+    pub fn open(
+        tokenizer: Box<dyn Tokenizer>,
+        corpus: &CorpusConfig,
+        test: Option<&CorpusConfig>,
+    ) -> Result<Self> {
+        if tokenizer.ordinary_len() == 0 {
+            return Err(Error::data("vocabulary: it holds no word: build it with `bertstream vocab`"));
+        }
+        Ok(Self { tokenizer, corpus: corpus::open(corpus)?, test: test.map(corpus::open).transpose()? })
+    }
+
+    /// The pipeline of the training corpus.
+    pub fn plan<'p>(&'p self, config: &'p RunConfig, workers: usize) -> Plan<'p> {
+        Plan { corpus: &*self.corpus, tokenizer: &*self.tokenizer, sample: &config.sample, workers }
+    }
+
+    /// What of the configuration follows from what was opened.
+    pub fn data(&self, corpus: CorpusConfig, test: Option<CorpusConfig>, vocab: PathBuf) -> DataConfig {
+        DataConfig {
+            corpus,
+            corpus_fingerprint: hex(self.corpus.fingerprint()),
+            documents: self.corpus.len(),
+            test,
+            test_fingerprint: self.test.as_ref().map(|t| hex(t.fingerprint())),
+            vocab,
+            vocab_fingerprint: hex(self.tokenizer.fingerprint()),
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<()> {
+    match &args.resume {
+        Some(directory) => resume(args, directory),
+        None => start(args),
+    }
+}
+
+fn start(args: &Args) -> Result<()> {
+    let (Some(vocab), Some(output)) = (&args.vocab, &args.output) else {
+        return Err(Error::usage("a new run needs --vocab and --output"));
+    };
+    let (corpus, test) = args.corpora(None)?;
+    let opened = Opened::open(vocab::load(vocab)?, &corpus, test.as_ref())?;
+    let data = opened.data(corpus, test, vocab.clone());
+    let base = defaults(args.preset.unwrap_or_default(), data, &*opened.tokenizer);
+    let config = args.over(base, false)?;
+    let tokens_per_sample = survey(&config, &opened)?;
+    check_memory(&config, tokens_per_sample)?;
+    let run = begin(&config, &opened, output)?;
+    if !args.quiet {
+        introduce(&config, &opened, &run, tokens_per_sample);
+    }
+    let done = execute(&config, &opened, &run, None, args.quiet)?;
+    conclude(&config, &run, &done, args.json)
+}
+
+/// Makes the directory of a new run, with all that is in it before the first step.
+pub fn begin(config: &RunConfig, opened: &Opened, output: &Path) -> Result<RunDir> {
+    let run = RunDir::create(output)?;
+    opened.tokenizer.save(&run.file(VOCAB))?;
+    run.write_config(config)?;
+    Ok(run)
+}
+
+fn resume(args: &Args, directory: &Path) -> Result<()> {
+    let run = RunDir::resume(directory)?;
+    let stored = RunConfig::read(&run.file(CONFIG))?;
+    let (corpus, test) = args.corpora(Some(&stored.data))?;
+    let vocab = args.vocab.clone().unwrap_or_else(|| run.file(VOCAB));
+    let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref())?;
+    let base = RunConfig {
+        data: opened.data(corpus, test, stored.data.vocab.clone()),
+        model: ModelConfig { vocab_size: opened.tokenizer.len(), ..stored.model.clone() },
+        ..stored.clone()
+    };
+    let config = args.over(base, true)?;
+    stored.accept(&config)?;
+    let tokens_per_sample = survey(&config, &opened)?;
+    check_memory(&config, tokens_per_sample)?;
+    let layout = Layout::new(&config.model);
+    let (found, refused) = checkpoint::load_newest(&run.checkpoints(), &layout, &config.fingerprint())?;
+    let step = found.as_ref().map_or(0, |c| c.manifest.progress.step);
+    if !refused.is_empty() {
+        tell(format_args!("{} damaged checkpoint(s) left out: {}", refused.len(), join(&refused)));
+    }
+    if let Some(checkpoint) = &found
+        && is_finished(&config, &checkpoint.manifest.progress)
+    {
+        return already_finished(&run, &checkpoint.manifest.progress, args.json);
+    }
+    tell(format_args!("{} goes on after step {step}", directory.display()));
+    if config.length != stored.length {
+        tell(format_args!(
+            "{} steps in all instead of {}: the learning rate from here on differs from the first plan's",
+            config.length.total, stored.length.total
+        ));
+    }
+    if config != stored {
+        run.write_config(&config)?;
+    }
+    if !args.quiet {
+        introduce(&config, &opened, &run, tokens_per_sample);
+    }
+    let done = execute(&config, &opened, &run, found, args.quiet)?;
+    conclude(&config, &run, &done, args.json)
+}
+
+/// Whether all steps, or all epochs, are done, and so is the evaluation at their end.
+fn is_finished(config: &RunConfig, progress: &Progress) -> bool {
+    let epochs_done = config.length.epochs.is_some_and(|n| progress.cursor.epoch >= n);
+    let evaluated = config.data.test.is_none() || progress.evaluated == progress.step;
+    (progress.step >= config.length.total || epochs_done) && evaluated
+}
+
+fn join(errors: &[Error]) -> String {
+    errors.iter().map(Error::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// A training that came to an end.
+pub struct Done {
+    pub ending: Ending,
+    pub progress: Progress,
+    pub engine: Box<dyn Engine>,
+    pub last_step: Option<StepRecord>,
+    pub last_test: Option<EvaluationRecord>,
+}
+
+/// Keeps the newest record of each kind.
+#[derive(Default)]
+struct Newest {
+    step: Option<StepRecord>,
+    test: Option<EvaluationRecord>,
+}
+
+impl Observer for Newest {
+    fn recorded(&mut self, record: &Record) {
+        match record {
+            Record::Step(r) => self.step = Some(r.clone()),
+            Record::Evaluation(r) => self.test = Some(r.clone()),
+            Record::SkippedUpdate { .. } | Record::Checkpoint { .. } | Record::CheckpointFailed { .. } => {}
+        }
+    }
+}
+
+/// Trains to the end, from a checkpoint or from fresh weights.
+pub fn execute(
+    config: &RunConfig,
+    opened: &Opened,
+    run: &RunDir,
+    from: Option<Checkpoint>,
+    quiet: bool,
+) -> Result<Done> {
+    let layout = Layout::new(&config.model);
+    let weights = match &from {
+        // Replaced as a whole below.
+        Some(_) => vec![0.0; layout.len()],
+        None => layout.initial_weights(config.sample.seed),
+    };
+    let plan = opened.plan(config, config.runtime.workers);
+    let progress = from.as_ref().map(|c| c.manifest.progress.clone()).unwrap_or_default();
+    let mut engine = engine::build(
+        config.engine,
+        config.device,
+        &config.model,
+        config.optimizer,
+        weights,
+        config.runtime.threads,
+    )?;
+    if let Some(checkpoint) = from {
+        engine.restore(checkpoint.state)?;
+    }
+    let unigram = Unigram::new(&*opened.tokenizer, config.sample.predict_unknown);
+    let test_samples = evaluation_samples(&config.sample);
+    let test_collate = CollateConfig { pad_to: PadTo::Longest, ..config.collate.clone() };
+    let test = opened.test.as_deref().map(|corpus| OneEpoch {
+        plan: Plan { corpus, sample: &test_samples, ..plan },
+        collate: &test_collate,
+    });
+    let mut metrics = MetricsFile::open(&run.file(METRICS), progress.step)?;
+    let mut terminal = terminal::Terminal::new(quiet, progress.step, config.length.total);
+    let mut newest = Newest::default();
+    let started = Instant::now();
+    let cursor = progress.cursor;
+    // Only from here on is there anything to save: until now a signal ends the process at once.
+    let signals = stop::Signals::listen()?;
+    let mut trainer = Trainer {
+        engine: &mut *engine,
+        config,
+        run,
+        progress,
+        test: test.as_ref().map(|t| t as &dyn BatchSource),
+        unigram: unigram.as_ref(),
+        observers: vec![&mut metrics, &mut terminal, &mut newest],
+        clock: &|| started.elapsed(),
+        stop: &|| signals.request(),
+    };
+    let epochs = config.length.epochs.unwrap_or(u64::MAX);
+    let ending = plan.batches(&config.collate, cursor, epochs, |batches| trainer.run(batches))?;
+    let progress = trainer.progress;
+    Ok(Done { ending, progress, engine, last_step: newest.step, last_test: newest.test })
+}
+
+/// Tokens of a sample, from the first batches: they prove that samples can be made of the corpus, before
+/// anything is written.
+pub fn survey(config: &RunConfig, opened: &Opened) -> Result<f64> {
+    const SURVEYED: usize = 4;
+    let plan = opened.plan(config, 0);
+    let (rows, tokens) = plan.batches(&config.collate, Cursor::default(), 1, |batches| {
+        let mut sum = (0, 0);
+        for batch in batches.take(SURVEYED) {
+            let batch = batch?;
+            sum = (sum.0 + batch.rows, sum.1 + batch.tokens());
+        }
+        Ok(sum)
+    })?;
+    if rows == 0 {
+        return Err(Error::data(format!(
+            "corpus {}: no sample can be made of it; `bertstream corpus --check` tells why",
+            config.data.corpus.path.display()
+        )));
+    }
+    Ok(tokens as f64 / rows as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::Cli;
+
+    /// Every flag of the reference's `bert`, spelled as there (but `-hs`, which is `-H` here).
+    #[test]
+    fn the_reference_s_command_line_is_understood() {
+        let short = "bertstream train -c a -t b -v c -o d -H 64 -l 2 -a 4 -s 20 -b 32 -e 3 -w 5 --lr 0.001 \
+                     --adam_weight_decay 0.02 --adam_beta1 0.8 --adam_beta2 0.99 --with_cuda False \
+                     --log_freq 7 --corpus_lines 100 --on_memory True";
+        let long = "bertstream train --train_dataset a --test_dataset b --vocab_path c --output_path d \
+                    --hidden 64 --layers 2 --attn_heads 4 --seq_len 20 --batch_size 32 --epochs 3 \
+                    --num_workers 5 --cuda_devices 0";
+        for words in [short, long] {
+            if let Err(error) = Cli::try_parse_from(words.split_whitespace()) {
+                panic!("{error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What is told before a training, of memory among others, and after it.
+
+use super::super::output::{print, tell};
+use super::{Done, Opened};
+use crate::train::checkpoint::Progress;
+use crate::train::{
+    DeviceChoice, Ending, EpochShape, EvaluationRecord, RunConfig, RunDir, Runtime, StepRecord, Stop, memory,
+};
+use crate::{Error, ErrorKind, Result};
+
+/// Tells what is about to happen.
+pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, tokens_per_sample: f64) {
+    let documents = config.data.documents;
+    let shape = EpochShape {
+        documents,
+        batch_size: config.collate.batch_size as u64,
+        accumulate: config.accumulate as u64,
+    };
+    let Runtime { workers, threads, .. } = config.runtime;
+    tell(format_args!(
+        "model     {:.2} M parameters: {} tokens, hidden {}, {} layers, {} heads",
+        memory::parameters(&config.model) / 1e6,
+        config.model.vocab_size,
+        config.model.hidden,
+        config.model.layers,
+        config.model.heads
+    ));
+    tell(format_args!(
+        "data      {}: {documents} samples and about {:.2} M tokens an epoch ({tokens_per_sample:.1} a sample)",
+        config.data.corpus.path.display(),
+        documents as f64 * tokens_per_sample / 1e6
+    ));
+    if let (Some(test), Some(path)) = (&opened.test, &config.data.test) {
+        tell(format_args!("test      {}: {} samples", path.path.display(), test.len()));
+    }
+    let accumulated = match config.accumulate {
+        1 => String::new(),
+        n => format!("{n} x "),
+    };
+    tell(format_args!(
+        "length    {} steps of {accumulated}{} samples, {} an epoch, warm-up {}",
+        config.length.total,
+        config.collate.batch_size,
+        shape.steps(),
+        config.schedule.warmup
+    ));
+    tell(format_args!(
+        "compute   {} engine on {}, {}, {}; about {} of memory",
+        config.engine,
+        config.device,
+        counted(threads, "thread"),
+        counted(workers, "worker"),
+        shown(needed_bytes(config, tokens_per_sample))
+    ));
+    tell(format_args!("run       {}", run.path().display()));
+    tell(format_args!(
+        "figures   mlm: loss and accuracy of the masked tokens; nsp: of the pairs; [..]: by guessing"
+    ));
+}
+
+/// About the bytes that this training takes.
+fn needed_bytes(config: &RunConfig, tokens_per_sample: f64) -> f64 {
+    let rows = config.data.documents.min(config.collate.batch_size as u64) as f64;
+    memory::training_bytes(&config.model, rows * tokens_per_sample, tokens_per_sample)
+}
+
+/// Refuses a training that does not fit into the memory there is, before anything of it is taken. What a GPU
+/// holds is not asked after.
+pub fn check_memory(config: &RunConfig, tokens_per_sample: f64) -> Result<()> {
+    let Some(available) = available_bytes() else { return Ok(()) };
+    let needed = needed_bytes(config, tokens_per_sample);
+    if config.device != DeviceChoice::Cpu || needed <= available {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "--hidden {} with --layers {}, --batch-size {} and {} tokens needs about {} of memory, and {} are available: \
+         choose a smaller model, or a smaller batch with --accumulate",
+        config.model.hidden,
+        config.model.layers,
+        config.collate.batch_size,
+        config.model.vocab_size,
+        shown(needed),
+        shown(available)
+    )))
+}
+
+/// Memory that can be had without swapping, where the system tells.
+fn available_bytes() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(1024.0 * kibibytes)
+}
+
+/// `11 MiB`, `22.6 GiB`.
+fn shown(bytes: f64) -> String {
+    let mebibytes = bytes / f64::from(1 << 20);
+    if mebibytes < 1024.0 {
+        format!("{:.0} MiB", mebibytes.ceil())
+    } else {
+        format!("{:.1} GiB", mebibytes / 1024.0)
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Tells what was made and what to type next.
+pub(super) fn conclude(config: &RunConfig, run: &RunDir, done: &Done, json: bool) -> Result<()> {
+    let directory = run.path().display();
+    let Progress { step, tokens, samples, skipped_updates, digest, best, .. } = &done.progress;
+    if let Ending::Stopped(stop) = done.ending {
+        let saved = if *step > 0 { "a checkpoint is saved" } else { "nothing was learnt yet" };
+        return Err(Error::new(
+            ErrorKind::Stopped { interrupt: stop == Stop::Interrupt },
+            format!(
+                "stopped by a signal after step {step} of {}; {saved}; go on with `bertstream train --resume \
+                 {directory}`",
+                config.length.total
+            ),
+        ));
+    }
+    if json {
+        return print_json(run, &done.progress, done.last_step.as_ref(), done.last_test.as_ref());
+    }
+    print(format_args!("{directory}: step {step}, {samples} samples, {tokens} tokens, batches {digest}"))?;
+    if *skipped_updates > 0 {
+        print(format_args!("{skipped_updates} updates skipped: their gradient was not finite"))?;
+    }
+    if let Some(best) = best {
+        print(format_args!("best on the test corpus: loss {:.4} after step {}", best.loss, best.step))?;
+    }
+    print(format_args!("weights for PyTorch: {directory}/model.safetensors"))?;
+    match &config.data.test {
+        Some(test) => {
+            print(format_args!("next: bertstream eval --run {directory} --corpus {}", test.path.display()))
+        }
+        None => print(format_args!("next: bertstream eval --run {directory} --corpus HELD-OUT-FILE")),
+    }
+}
+
+/// The summary as one line of JSON.
+fn print_json(
+    run: &RunDir,
+    progress: &Progress,
+    last_step: Option<&StepRecord>,
+    last_test: Option<&EvaluationRecord>,
+) -> Result<()> {
+    let summary = serde_json::json!({
+        "run": run.path(),
+        "step": progress.step,
+        "tokens": progress.tokens,
+        "samples": progress.samples,
+        "skipped_updates": progress.skipped_updates,
+        "digest": progress.digest,
+        "best": progress.best,
+        "train": last_step.map(|r| &r.figures),
+        "test": last_test.map(|r| &r.figures),
+    });
+    print(summary)
+}
+
+/// Tells that a run to go on with has nothing left to do.
+pub(super) fn already_finished(run: &RunDir, progress: &Progress, json: bool) -> Result<()> {
+    let (directory, step) = (run.path().display(), progress.step);
+    if json {
+        return print_json(run, progress, None, None);
+    }
+    print(format_args!("{directory}: already finished at step {step}; --steps N with N above {step} goes on"))
+}
