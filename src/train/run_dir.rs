@@ -20,7 +20,15 @@ const LOCK: &str = "lock";
 pub struct RunDir {
     path: PathBuf,
     /// Holds the lock; the kernel releases it with the process, however that ends.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for RunDir {
+    /// Closing alone would leave the lock to a child that another thread is just starting, until it runs.
+    fn drop(&mut self) {
+        // A lock that cannot be released now goes with the process.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl RunDir {
@@ -91,7 +99,7 @@ impl RunDir {
         file.set_len(0).map_err(failed)?;
         file.rewind().map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        let run = Self { path: path.to_owned(), _lock: file };
+        let run = Self { path: path.to_owned(), lock: file };
         make_directory(&run.checkpoints())?;
         // What a killed predecessor left half written.
         for directory in [path, &run.checkpoints()] {
