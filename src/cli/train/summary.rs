@@ -54,7 +54,8 @@ pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, tokens_per_s
     ));
     tell(format_args!("run       {}", run.path().display()));
     tell(format_args!(
-        "figures   mlm: loss and accuracy of the masked tokens; nsp: of the pairs; [..]: by guessing"
+        "figures   mlm: loss and accuracy of the masked tokens; nsp: of the pairs; [..]: by guessing; norm: of \
+         the gradient; wait: share of the time without data"
     ));
 }
 

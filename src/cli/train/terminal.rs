@@ -81,41 +81,33 @@ impl Observer for Terminal {
 
 /// The figures that people watch; all of them are in `metrics.jsonl`.
 fn step_line(record: &StepRecord) -> String {
-    let mut text = format!(
-        "step {:>5}  {}  lr {:.1e}  {:.0} tok/s",
+    format!(
+        "step {:>5}  {}  lr {:.1e}  norm {}  {:.0} tok/s  wait {:.0}%",
         record.step,
         losses(&record.figures),
         record.lr,
-        record.tokens_per_second
-    );
-    if record.grad_norm.is_none() {
-        text += "  gradient not finite";
-    }
-    if record.data_wait >= WORTH_TELLING {
-        text += &format!("  {:.0} % waiting for data", 100.0 * record.data_wait);
-    }
-    text
+        record.grad_norm.map_or_else(|| "not finite".to_owned(), |norm| format!("{norm:.1}")),
+        record.tokens_per_second,
+        100.0 * record.data_wait
+    )
 }
-
-/// Share of the time spent waiting for data from which more --workers would help.
-const WORTH_TELLING: f64 = 0.05;
 
 /// Both losses and accuracies, each beside what guessing reaches.
 fn losses(figures: &Figures) -> String {
-    let nats = |loss: f64| format!("{loss:.3}");
-    let share = |share: f64| format!("{:.1}%", 100.0 * share);
+    let (nats, share) = (|loss: f64| format!("{loss:.3}"), |share: f64| format!("{:.1}%", 100.0 * share));
+    let (about, share_about) = (|loss| format!("{loss:.2}"), |share: f64| format!("{:.0}%", 100.0 * share));
     let mut text = format!("loss {}", nats(figures.loss));
     if figures.masked > 0 {
         text += &format!("  mlm {}", nats(figures.mlm_loss));
-        text += &beside(figures.unigram_loss, nats);
+        text += &beside(figures.unigram_loss, about);
         text += &format!(" {}", share(figures.mlm_accuracy));
-        text += &beside(figures.majority_accuracy, share);
+        text += &beside(figures.majority_accuracy, share_about);
     }
     if figures.pairs > 0 {
         text += &format!("  nsp {}", nats(figures.nsp_loss));
-        text += &beside(figures.nsp_chance_loss, nats);
+        text += &beside(figures.nsp_chance_loss, about);
         text += &format!(" {}", share(figures.nsp_accuracy));
-        text += &beside(figures.nsp_majority_accuracy, share);
+        text += &beside(figures.nsp_majority_accuracy, share_about);
     }
     text
 }
@@ -165,10 +157,10 @@ mod tests {
         };
         assert_eq!(
             step_line(&record),
-            "step 12340  loss 10.123  mlm 9.430 [6.500] 12.3% [4.2%]  nsp 0.693 [0.692] 50.1% [50.0%]  \
-             lr 1.0e-3  23456 tok/s"
+            "step 12340  loss 10.123  mlm 9.430 [6.50] 12.3% [4%]  nsp 0.693 [0.69] 50.1% [50%]  lr 1.0e-3  \
+             norm 1.0  23456 tok/s  wait 1%"
         );
-        record.data_wait = 0.4;
-        assert!(step_line(&record).ends_with("  40 % waiting for data"));
+        record.grad_norm = None;
+        assert!(step_line(&record).contains("  norm not finite  "));
     }
 }
