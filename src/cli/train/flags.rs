@@ -3,7 +3,7 @@
 use super::super::flags::{threads, workers};
 use crate::collate::PadTo;
 use crate::model::{Arch, Init, OptimizerKind};
-use crate::train::{DeviceChoice, EngineKind, ScheduleKind, engine};
+use crate::train::{DeviceChoice, EngineKind, ScheduleKind};
 use crate::{Error, Result};
 
 /// The shape of the model.
@@ -179,7 +179,6 @@ impl ComputeFlags {
             (Some(DeviceFlag::Auto), ..) | (_, Some(true), _) => DeviceChoice::auto(kind),
             (None, None, None) => base.map_or_else(|| DeviceChoice::auto(kind), |b| b.1),
         };
-        engine::check(kind, device)?;
         Ok((kind, device, self.threads.unwrap_or_else(cores)))
     }
 }

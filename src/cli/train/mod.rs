@@ -75,10 +75,10 @@ pub struct Args {
     compute: ComputeFlags,
 
     /// Print the summary as one line of JSON.
-    #[arg(long)]
+    #[arg(long, help_heading = "Run")]
     json: bool,
     /// Show no progress.
-    #[arg(short = 'q', long)]
+    #[arg(short = 'q', long, help_heading = "Run")]
     quiet: bool,
 }
 
