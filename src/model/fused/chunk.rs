@@ -239,25 +239,19 @@ impl Chunk {
     fn forward_pre_norm(&mut self, model: &Model<'_>, layer: usize) {
         let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
         let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
-        let (done, rest) = self.kept.split_at_mut(layer + 1);
-        let kept = &mut done[layer];
-        let out = rest.first_mut().map_or(&mut self.output, |next| &mut next.x);
 
+        let kept = &mut self.kept[layer];
         let normed = grow(&mut self.narrow, tokens * h);
-        let x = &kept.x[..tokens * h];
         let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
-        kernels::norm(model.norm(), normed, x, gain, shift, grow(&mut kept.moments1, tokens));
+        let moments = grow(&mut kept.moments1, tokens);
+        kernels::norm(model.norm(), normed, &kept.x[..tokens * h], gain, shift, moments);
         let qkv = grow(&mut kept.qkv, tokens * 3 * h);
         linear(qkv, normed, model.at(&block.qkv_weight), model.at(&block.qkv_bias), tokens);
-        let context = grow(&mut kept.context, tokens * h);
-        let log_sums = grow(&mut kept.log_sums, tokens * model.config.heads);
-        let attention_drop = drop(DropoutSite::Attention);
-        let (spans, shape) = (&self.spans, model.shape());
-        attention::forward(context, log_sums, qkv, spans, shape, &attention_drop, &mut self.scratch);
-        let branch = grow(&mut self.narrow, tokens * h);
-        linear(branch, context, model.at(&block.out_weight), model.at(&block.out_bias), tokens);
-        let middle = grow(&mut kept.middle, tokens * h);
+        self.attend(model, layer);
+        let kept = &mut self.kept[layer];
+        let (middle, branch) = (grow(&mut kept.middle, tokens * h), &self.narrow[..tokens * h]);
         let output_drop = drop(DropoutSite::AttentionOutput);
+        let x = &kept.x[..tokens * h];
         kernels::residual(middle, x, branch, h, &self.coordinates, &output_drop, &mut self.factors);
 
         let normed = grow(&mut self.narrow, tokens * h);
@@ -265,36 +259,29 @@ impl Chunk {
         kernels::norm(model.norm(), normed, middle, gain, shift, grow(&mut kept.moments2, tokens));
         let inner = grow(&mut kept.inner, tokens * 4 * h);
         linear(inner, normed, model.at(&block.w1_weight), model.at(&block.w1_bias), tokens);
-        let activated = grow(&mut self.wide, tokens * 4 * h);
-        let (gelu, inner_drop) = (model.gelu(), drop(DropoutSite::FeedForward));
-        kernels::gelu(gelu, activated, inner, 4 * h, &self.coordinates, &inner_drop, &mut self.factors);
-        let branch = grow(&mut self.narrow, tokens * h);
-        linear(branch, activated, model.at(&block.w2_weight), model.at(&block.w2_bias), tokens);
+        self.contract(model, layer, &drop(DropoutSite::FeedForward));
         let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
-        let out = grow(out, tokens * h);
-        kernels::residual_end(out, middle, branch, h, &self.coordinates, drops, &mut self.factors);
+        let (done, rest) = self.kept.split_at_mut(layer + 1);
+        let out = grow(rest.first_mut().map_or(&mut self.output, |next| &mut next.x), tokens * h);
+        let middle = &done[layer].middle[..tokens * h];
+        let (branch, factors) = (&self.narrow[..tokens * h], &mut self.factors);
+        kernels::residual_end(out, middle, branch, h, &self.coordinates, drops, factors);
     }
 
     /// BERT's block: `m = norm(x + drop(attention(x)))`, `norm(m + drop(feed_forward(m)))`.
     fn forward_post_norm(&mut self, model: &Model<'_>, layer: usize) {
         let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
         let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
-        let (done, rest) = self.kept.split_at_mut(layer + 1);
-        let kept = &mut done[layer];
-        let out = rest.first_mut().map_or(&mut self.output, |next| &mut next.x);
 
-        let x = &kept.x[..tokens * h];
+        let kept = &mut self.kept[layer];
         let qkv = grow(&mut kept.qkv, tokens * 3 * h);
+        let x = &kept.x[..tokens * h];
         linear(qkv, x, model.at(&block.qkv_weight), model.at(&block.qkv_bias), tokens);
-        let context = grow(&mut kept.context, tokens * h);
-        let log_sums = grow(&mut kept.log_sums, tokens * model.config.heads);
-        let attention_drop = drop(DropoutSite::Attention);
-        let (spans, shape) = (&self.spans, model.shape());
-        attention::forward(context, log_sums, qkv, spans, shape, &attention_drop, &mut self.scratch);
-        let branch = grow(&mut self.narrow, tokens * h);
-        linear(branch, context, model.at(&block.out_weight), model.at(&block.out_bias), tokens);
-        let sum = grow(&mut kept.sum1, tokens * h);
+        self.attend(model, layer);
+        let kept = &mut self.kept[layer];
+        let (sum, branch) = (grow(&mut kept.sum1, tokens * h), &self.narrow[..tokens * h]);
         let output_drop = drop(DropoutSite::AttentionOutput);
+        let x = &kept.x[..tokens * h];
         kernels::residual(sum, x, branch, h, &self.coordinates, &output_drop, &mut self.factors);
         let middle = grow(&mut kept.middle, tokens * h);
         let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
@@ -302,17 +289,40 @@ impl Chunk {
 
         let inner = grow(&mut kept.inner, tokens * 4 * h);
         linear(inner, middle, model.at(&block.w1_weight), model.at(&block.w1_bias), tokens);
+        self.contract(model, layer, &Dropout::OFF);
+        let kept = &mut self.kept[layer];
+        let (sum, branch) = (grow(&mut kept.sum2, tokens * h), &self.narrow[..tokens * h]);
+        let output_drop = drop(DropoutSite::FeedForwardOutput);
+        let middle = &kept.middle[..tokens * h];
+        kernels::residual(sum, middle, branch, h, &self.coordinates, &output_drop, &mut self.factors);
+        let (done, rest) = self.kept.split_at_mut(layer + 1);
+        let kept = &mut done[layer];
+        let out = rest.first_mut().map_or(&mut self.output, |next| &mut next.x);
+        let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
+        let (out, moments) = (grow(out, tokens * h), grow(&mut kept.moments2, tokens));
+        kernels::norm(model.norm(), out, &kept.sum2[..tokens * h], gain, shift, moments);
+    }
+
+    /// Attention over the block's queries, keys and values, and its output projection into `narrow`.
+    fn attend(&mut self, model: &Model<'_>, layer: usize) {
+        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
+        let kept = &mut self.kept[layer];
+        let context = grow(&mut kept.context, tokens * h);
+        let log_sums = grow(&mut kept.log_sums, tokens * model.config.heads);
+        let (qkv, drop) = (&kept.qkv[..tokens * 3 * h], model.dropouts.at(DropoutSite::Attention(layer)));
+        attention::forward(context, log_sums, qkv, &self.spans, model.shape(), &drop, &mut self.scratch);
+        let branch = grow(&mut self.narrow, tokens * h);
+        linear(branch, context, model.at(&block.out_weight), model.at(&block.out_bias), tokens);
+    }
+
+    /// The feed-forward layer's activation with dropout, and its second product into `narrow`.
+    fn contract(&mut self, model: &Model<'_>, layer: usize, drop: &Dropout) {
+        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
         let activated = grow(&mut self.wide, tokens * 4 * h);
-        let (gelu, none) = (model.gelu(), Dropout::OFF);
-        kernels::gelu(gelu, activated, inner, 4 * h, &self.coordinates, &none, &mut self.factors);
+        let inner = &self.kept[layer].inner[..tokens * 4 * h];
+        kernels::gelu(model.gelu(), activated, inner, 4 * h, &self.coordinates, drop, &mut self.factors);
         let branch = grow(&mut self.narrow, tokens * h);
         linear(branch, activated, model.at(&block.w2_weight), model.at(&block.w2_bias), tokens);
-        let sum = grow(&mut kept.sum2, tokens * h);
-        let output_drop = drop(DropoutSite::FeedForwardOutput);
-        kernels::residual(sum, middle, branch, h, &self.coordinates, &output_drop, &mut self.factors);
-        let out = grow(out, tokens * h);
-        let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
-        kernels::norm(model.norm(), out, sum, gain, shift, grow(&mut kept.moments2, tokens));
     }
 
     /// One block backward: takes the gradient of its output in `dx`, leaves that of its input there, and
@@ -327,116 +337,114 @@ impl Chunk {
     }
 
     fn backward_pre_norm(&mut self, model: &Model<'_>, layer: usize) {
-        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
-        let kept = &self.kept[layer];
+        let (h, n, block) = (model.config.hidden, self.tokens * model.config.hidden, &model.blocks[layer]);
         let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
-        let gradients = &mut self.gradients;
-        let dx = &mut self.dx[..tokens * h];
-        let sums = Sums::split(&mut gradients.sums, h);
 
         // Feed-forward sublayer.
-        let dw2 = grow(&mut gradients.dw2, tokens * h);
+        let (gradients, dx) = (&mut self.gradients, &mut self.dx[..n]);
+        let (dw2, dbias) = (grow(&mut gradients.dw2, n), Sums::split(&mut gradients.sums, h).w2_bias);
         let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
-        kernels::residual_backward(dx, dw2, sums.w2_bias, &self.coordinates, drops, &mut self.factors);
-        let dinner = grow(&mut gradients.dinner, tokens * 4 * h);
-        linear_input_gradient(dinner, dw2, model.at(&block.w2_weight), tokens, h);
-        let activated = grow(&mut gradients.activated, tokens * 4 * h);
-        let (gelu, drops) = (model.gelu(), drop(DropoutSite::FeedForward));
-        let (inner, factors) = (&kept.inner[..tokens * 4 * h], &mut self.factors);
-        kernels::gelu_backward(
-            gelu,
-            activated,
-            dinner,
-            inner,
-            sums.w1_bias,
-            &self.coordinates,
-            &drops,
-            factors,
-        );
-        let dnorm = grow(&mut self.narrow, tokens * h);
-        linear_input_gradient(dnorm, dinner, model.at(&block.w1_weight), tokens, 4 * h);
-        let (middle, moments) = (&kept.middle[..tokens * h], &kept.moments2[..tokens]);
+        kernels::residual_backward(dx, dw2, dbias, &self.coordinates, drops, &mut self.factors);
+        self.expand_backward(model, layer, &drop(DropoutSite::FeedForward));
+        let (kept, gradients, dx) = (&self.kept[layer], &mut self.gradients, &mut self.dx[..n]);
+        let (dnorm, moments) = (&self.narrow[..n], &kept.moments2[..self.tokens]);
         let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
-        let norm_sums = [sums.norm2_gain, sums.norm2_shift];
-        kernels::norm_backward(model.norm(), dx, Write::Add, dnorm, middle, gain, moments, norm_sums);
-        let normed = grow(&mut gradients.norm2, tokens * h);
-        kernels::norm_again(model.norm(), normed, middle, gain, shift, moments);
+        let sums = Sums::split(&mut gradients.sums, h);
+        let sums = [sums.norm2_gain, sums.norm2_shift];
+        kernels::norm_backward(model.norm(), dx, Write::Add, dnorm, &kept.middle[..n], gain, moments, sums);
+        let normed = grow(&mut gradients.norm2, n);
+        kernels::norm_again(model.norm(), normed, &kept.middle[..n], gain, shift, moments);
 
         // Attention sublayer.
-        let dout = grow(&mut gradients.dout, tokens * h);
+        let (dout, dbias) = (grow(&mut gradients.dout, n), Sums::split(&mut gradients.sums, h).out_bias);
         let drops = [&drop(DropoutSite::AttentionOutput), &Dropout::OFF];
-        kernels::residual_backward(dx, dout, sums.out_bias, &self.coordinates, drops, &mut self.factors);
-        let dcontext = grow(&mut self.narrow, tokens * h);
-        linear_input_gradient(dcontext, dout, model.at(&block.out_weight), tokens, h);
-        let dqkv = grow(&mut gradients.dqkv, tokens * 3 * h);
-        let (qkv, log_sums) = (&kept.qkv[..tokens * 3 * h], &kept.log_sums[..tokens * model.config.heads]);
-        let attention_drop = drop(DropoutSite::Attention);
-        let (spans, shape, scratch) = (&self.spans, model.shape(), &mut self.scratch);
-        attention::backward(dqkv, dcontext, log_sums, qkv, spans, shape, &attention_drop, scratch);
-        kernels::add_column_sums(sums.qkv_bias, dqkv);
-        let dnorm = grow(&mut self.narrow, tokens * h);
-        linear_input_gradient(dnorm, dqkv, model.at(&block.qkv_weight), tokens, 3 * h);
-        let (x, moments) = (&kept.x[..tokens * h], &kept.moments1[..tokens]);
+        kernels::residual_backward(dx, dout, dbias, &self.coordinates, drops, &mut self.factors);
+        self.attend_backward(model, layer);
+        let (kept, gradients, dx) = (&self.kept[layer], &mut self.gradients, &mut self.dx[..n]);
+        let (dnorm, moments) = (&self.narrow[..n], &kept.moments1[..self.tokens]);
         let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
-        let norm_sums = [sums.norm1_gain, sums.norm1_shift];
-        kernels::norm_backward(model.norm(), dx, Write::Add, dnorm, x, gain, moments, norm_sums);
-        kernels::norm_again(model.norm(), grow(&mut gradients.norm1, tokens * h), x, gain, shift, moments);
+        let sums = Sums::split(&mut gradients.sums, h);
+        let sums = [sums.norm1_gain, sums.norm1_shift];
+        kernels::norm_backward(model.norm(), dx, Write::Add, dnorm, &kept.x[..n], gain, moments, sums);
+        let normed = grow(&mut gradients.norm1, n);
+        kernels::norm_again(model.norm(), normed, &kept.x[..n], gain, shift, moments);
     }
 
     fn backward_post_norm(&mut self, model: &Model<'_>, layer: usize) {
-        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
-        let kept = &self.kept[layer];
+        let (h, n, block) = (model.config.hidden, self.tokens * model.config.hidden, &model.blocks[layer]);
         let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
-        let gradients = &mut self.gradients;
-        let dx = &mut self.dx[..tokens * h];
-        let sums = Sums::split(&mut gradients.sums, h);
 
         // Feed-forward sublayer: through its norm, then down both ways of its sum.
-        let dsum = grow(&mut self.narrow, tokens * h);
-        let (sum, moments) = (&kept.sum2[..tokens * h], &kept.moments2[..tokens]);
+        let (kept, gradients) = (&self.kept[layer], &mut self.gradients);
+        let (dsum, dx) = (grow(&mut self.wide, n), &self.dx[..n]);
+        let (gain, moments) = (model.at(&block.norm2_gain), &kept.moments2[..self.tokens]);
+        let sums = Sums::split(&mut gradients.sums, h);
         let norm_sums = [sums.norm2_gain, sums.norm2_shift];
-        let gain = model.at(&block.norm2_gain);
-        kernels::norm_backward(model.norm(), dsum, Write::Store, dx, sum, gain, moments, norm_sums);
-        let dw2 = grow(&mut gradients.dw2, tokens * h);
+        kernels::norm_backward(
+            model.norm(),
+            dsum,
+            Write::Store,
+            dx,
+            &kept.sum2[..n],
+            gain,
+            moments,
+            norm_sums,
+        );
+        let dw2 = grow(&mut gradients.dw2, n);
         let drops = [&drop(DropoutSite::FeedForwardOutput), &Dropout::OFF];
         kernels::residual_backward(dsum, dw2, sums.w2_bias, &self.coordinates, drops, &mut self.factors);
-        let dinner = grow(&mut gradients.dinner, tokens * 4 * h);
-        linear_input_gradient(dinner, dw2, model.at(&block.w2_weight), tokens, h);
-        let activated = grow(&mut gradients.activated, tokens * 4 * h);
-        let (gelu, none) = (model.gelu(), Dropout::OFF);
-        let (inner, factors) = (&kept.inner[..tokens * 4 * h], &mut self.factors);
-        kernels::gelu_backward(
-            gelu,
-            activated,
-            dinner,
-            inner,
-            sums.w1_bias,
-            &self.coordinates,
-            &none,
-            factors,
-        );
-        linear_input_gradient(dx, dinner, model.at(&block.w1_weight), tokens, 4 * h);
-        kernels::add(dx, dsum);
+        self.expand_backward(model, layer, &Dropout::OFF);
+        let dmiddle = &mut self.dx[..n];
+        dmiddle.copy_from_slice(&self.narrow[..n]);
+        kernels::add(dmiddle, &self.wide[..n]);
 
         // Attention sublayer, likewise.
-        let (sum, moments) = (&kept.sum1[..tokens * h], &kept.moments1[..tokens]);
+        let (kept, gradients) = (&self.kept[layer], &mut self.gradients);
+        let dsum = &mut self.wide[..n];
+        let (gain, moments) = (model.at(&block.norm1_gain), &kept.moments1[..self.tokens]);
+        let sums = Sums::split(&mut gradients.sums, h);
         let norm_sums = [sums.norm1_gain, sums.norm1_shift];
-        let gain = model.at(&block.norm1_gain);
-        kernels::norm_backward(model.norm(), dsum, Write::Store, dx, sum, gain, moments, norm_sums);
-        let dout = grow(&mut gradients.dout, tokens * h);
+        let sum1 = &kept.sum1[..n];
+        kernels::norm_backward(model.norm(), dsum, Write::Store, dmiddle, sum1, gain, moments, norm_sums);
+        let dout = grow(&mut gradients.dout, n);
         let drops = [&drop(DropoutSite::AttentionOutput), &Dropout::OFF];
         kernels::residual_backward(dsum, dout, sums.out_bias, &self.coordinates, drops, &mut self.factors);
-        let dcontext = dx;
-        linear_input_gradient(dcontext, dout, model.at(&block.out_weight), tokens, h);
+        self.attend_backward(model, layer);
+        let dx = &mut self.dx[..n];
+        dx.copy_from_slice(&self.narrow[..n]);
+        kernels::add(dx, &self.wide[..n]);
+    }
+
+    /// Backward of the feed-forward layer from `dw2`: fills `dinner` and `activated`, and leaves the gradient
+    /// of its input in `narrow`.
+    fn expand_backward(&mut self, model: &Model<'_>, layer: usize, drop: &Dropout) {
+        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
+        let gradients = &mut self.gradients;
+        let dinner = grow(&mut gradients.dinner, tokens * 4 * h);
+        linear_input_gradient(dinner, &gradients.dw2, model.at(&block.w2_weight), tokens, h);
+        let activated = grow(&mut gradients.activated, tokens * 4 * h);
+        let (inner, coordinates) = (&self.kept[layer].inner[..tokens * 4 * h], &self.coordinates);
+        let (dbias, factors) = (Sums::split(&mut gradients.sums, h).w1_bias, &mut self.factors);
+        kernels::gelu_backward(model.gelu(), activated, dinner, inner, dbias, coordinates, drop, factors);
+        let dinput = grow(&mut self.narrow, tokens * h);
+        linear_input_gradient(dinput, dinner, model.at(&block.w1_weight), tokens, 4 * h);
+    }
+
+    /// Backward of attention from `dout`: fills `dqkv`, and leaves the gradient of the projections' input in
+    /// `narrow`.
+    fn attend_backward(&mut self, model: &Model<'_>, layer: usize) {
+        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
+        let (kept, gradients) = (&self.kept[layer], &mut self.gradients);
+        let dcontext = grow(&mut self.narrow, tokens * h);
+        linear_input_gradient(dcontext, &gradients.dout, model.at(&block.out_weight), tokens, h);
         let dqkv = grow(&mut gradients.dqkv, tokens * 3 * h);
         let (qkv, log_sums) = (&kept.qkv[..tokens * 3 * h], &kept.log_sums[..tokens * model.config.heads]);
-        let attention_drop = drop(DropoutSite::Attention);
-        let (spans, shape, scratch) = (&self.spans, model.shape(), &mut self.scratch);
-        attention::backward(dqkv, dcontext, log_sums, qkv, spans, shape, &attention_drop, scratch);
-        kernels::add_column_sums(sums.qkv_bias, dqkv);
-        let dx = dcontext;
-        linear_input_gradient(dx, dqkv, model.at(&block.qkv_weight), tokens, 3 * h);
-        kernels::add(dx, dsum);
+        let drop = model.dropouts.at(DropoutSite::Attention(layer));
+        let (spans, scratch) = (&self.spans, &mut self.scratch);
+        attention::backward(dqkv, dcontext, log_sums, qkv, spans, model.shape(), &drop, scratch);
+        kernels::add_column_sums(Sums::split(&mut gradients.sums, h).qkv_bias, dqkv);
+        let dinput = grow(&mut self.narrow, tokens * h);
+        linear_input_gradient(dinput, dqkv, model.at(&block.qkv_weight), tokens, 3 * h);
     }
 
     /// The gradient of the embeddings' sum, after the last block's backward pass: `dx` through the
