@@ -2,8 +2,7 @@
 //!
 //! Works on gathered rows (the masked positions only: the same loss and gradients as on every position,
 //! since the others have weight 0) and cuts the vocabulary into slices, one task each: a slice's weights
-//! are packed once, its logits stay in the cache between forward and backward, and no two tasks write the
-//! same memory.
+//! are packed once a pass, and no two tasks write the same memory.
 
 use rayon::prelude::*;
 
