@@ -33,8 +33,9 @@ const CONFINED: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["thread::spawn", "thread::Builder", "spawn_scoped", "crossbeam_channel", "mpsc"],
-        &["src/flow/"],
-        "every thread and channel of the pipeline lives where the order of results is kept",
+        &["src/flow/", "src/cli/train/stop.rs"],
+        "every thread and channel of the pipeline lives where the order of results is kept; one thread waits \
+         for signals",
     ),
     (
         &["thread::scope", "thread::Scope", "thread::{"],

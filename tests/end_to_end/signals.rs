@@ -13,8 +13,8 @@ use super::toy::{Place, number};
 const RUN: &str = "train -c train.tsv -t held-out.tsv -v vocab.json -H 16 -l 1 -a 2 -s 16 -b 8 --steps 240 \
                    --log-freq 1 --save-every 7";
 
-/// Starts `flags`, sends `signal` as soon as step `after` is told, and waits for the end.
-fn meet(place: &Place, flags: &str, after: u64, signal: Signal) -> (ExitStatus, String) {
+/// Starts `flags`, sends `signal` so many `times` as soon as step `after` is told, and waits for the end.
+fn meet(place: &Place, flags: &str, after: u64, signal: Signal, times: usize) -> (ExitStatus, String) {
     let mut child = place.command(flags).spawn().unwrap();
     let mut told = BufReader::new(child.stderr.take().unwrap());
     let mut text = String::new();
@@ -22,7 +22,9 @@ fn meet(place: &Place, flags: &str, after: u64, signal: Signal) -> (ExitStatus, 
         assert_ne!(told.read_line(&mut text).unwrap(), 0, "it ended before step {after}: {text}");
     }
     let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
-    kill_process(pid, signal).unwrap();
+    for _ in 0..times {
+        kill_process(pid, signal).unwrap();
+    }
     told.read_to_string(&mut text).unwrap();
     (child.wait().unwrap(), text)
 }
@@ -37,7 +39,7 @@ fn a_signal_saves_and_a_kill_costs_only_steps() {
         (Signal::KILL, 33, None, "--workers 8 --threads 1"),
     ] {
         let run = format!("run-{after}");
-        let (status, told) = meet(&place, &format!("{RUN} -o {run}"), after, signal);
+        let (status, told) = meet(&place, &format!("{RUN} -o {run}"), after, signal, 1);
         match code {
             Some(code) => {
                 assert_eq!(status.code(), Some(code), "{told}");
@@ -85,4 +87,13 @@ fn more_steps_later_are_the_steps_of_one_run() {
         let same = place.read(&format!("parts/{file}")) == place.read(&format!("whole/{file}"));
         assert!(same, "{file} differs");
     }
+}
+
+/// `timeout` signals a process and then its group: the same request, told twice in an instant.
+#[test]
+fn signals_in_one_instant_are_one_request() {
+    let place = Place::with_lines(300);
+    let (status, told) = meet(&place, &format!("{RUN} -o run"), 20, Signal::TERM, 2);
+    assert_eq!(status.code(), Some(75), "{told}");
+    assert!(told.contains("--resume run"), "a checkpoint was saved: {told}");
 }

@@ -1,34 +1,50 @@
 //! Signals that ask a training to stop.
 
+use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::flag;
+use signal_hook::iterator::Signals as Incoming;
 
 use crate::train::Stop;
 use crate::{Error, ErrorKind, Result};
 
-/// Remembers the first signal; the second one ends the process at once.
+/// Signals so soon after the first belong to it: `timeout` and job managers signal a process and then its
+/// whole group, which reaches the process twice.
+const SAME_REQUEST: Duration = Duration::from_millis(250);
+
+/// Remembers the first signal; a later one ends the process at once.
 pub struct Signals {
     received: Arc<AtomicUsize>,
 }
 
 impl Signals {
-    /// Starts to listen.
+    /// Starts to listen, on a thread of its own that lives as long as the process.
     pub fn listen() -> Result<Self> {
+        let failed = |what: &str, e: std::io::Error| Error::internal(what).caused_by(e);
+        let mut incoming = Incoming::new([SIGINT, SIGTERM, SIGUSR1, SIGHUP])
+            .map_err(|e| failed("signals cannot be listened to", e))?;
         let received = Arc::new(AtomicUsize::new(0));
-        let once = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGUSR1, SIGHUP] {
-            let status = i32::from(ErrorKind::Stopped { interrupt: signal == SIGINT }.exit_code());
-            // In this order: the shutdown sees what an earlier signal has set, not this one.
-            flag::register_conditional_shutdown(signal, status, Arc::clone(&once))
-                .and_then(|_| flag::register(signal, Arc::clone(&once)))
-                .and_then(|_| flag::register_usize(signal, Arc::clone(&received), signal as usize))
-                .map_err(|e| {
-                    Error::internal(format!("signal {signal} cannot be listened to")).caused_by(e)
-                })?;
-        }
+        let shared = Arc::clone(&received);
+        let watch = move || {
+            let mut first = None;
+            for signal in incoming.forever() {
+                let since = *first.get_or_insert_with(Instant::now);
+                if shared.load(Ordering::Relaxed) == 0 {
+                    shared.store(signal as usize, Ordering::Relaxed);
+                } else if since.elapsed() > SAME_REQUEST {
+                    let kind = ErrorKind::Stopped { interrupt: signal == SIGINT };
+                    process::exit(i32::from(kind.exit_code()));
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(watch)
+            .map_err(|e| failed("the thread that waits for signals cannot be started", e))?;
         Ok(Self { received })
     }
 
