@@ -1,11 +1,13 @@
 //! The reference's forward pass, one candle operation after the other.
 //!
 //! Takes a batch and the weights as tensors, gives the residual stream and the heads' log-probabilities.
-//! Everything here has a backward in candle: its stock layer norm, last-dimension softmax and dropout do
-//! not (gradients below them vanish without an error), so they are composed of smaller operations. Knows
+//! Everything here has a backward in candle: its stock layer norm, `softmax_last_dim` and dropout do not
+//! (gradients below them vanish without an error), so norm and dropout are composed of smaller operations,
+//! and the softmax is the one that candle composes itself. Knows
 //! nothing of losses, gradients or the host's columns.
 
 use candle_core::{D, Device, Result, Tensor};
+use candle_nn::ops::{log_softmax, softmax};
 use rayon::prelude::*;
 
 use crate::collate::HostBatch;
@@ -70,7 +72,7 @@ impl Forward<'_> {
         }
         let masked = Tensor::from_slice(&self.batch.masked, self.batch.masked.len(), self.device)?;
         let logits = self.linear("mask_lm.linear", &hidden.index_select(&masked, 0)?)?;
-        log_softmax(&logits).map(Some)
+        log_softmax(&logits, D::Minus1).map(Some)
     }
 
     /// Log-probabilities of the pair labels, `(rows, 2)`, from each row's first position as it stands:
@@ -78,7 +80,7 @@ impl Forward<'_> {
     pub fn nsp(&self, hidden: &Tensor) -> Result<Tensor> {
         let firsts: Vec<u32> = (0..self.batch.rows).map(|row| (row * self.batch.seq_len) as u32).collect();
         let firsts = Tensor::from_vec(firsts, self.batch.rows, self.device)?;
-        log_softmax(&self.linear("next_sentence.linear", &hidden.index_select(&firsts, 0)?)?)
+        log_softmax(&self.linear("next_sentence.linear", &hidden.index_select(&firsts, 0)?)?, D::Minus1)
     }
 
     /// Token, position and segment embeddings, added.
@@ -130,7 +132,7 @@ impl Forward<'_> {
         let (query, key, value) = (project(0)?, project(1)?, project(2)?); // (rows, heads, seq, width)
 
         let scores = (query.matmul(&key.t()?)? / (width as f64).sqrt())?; // (rows, heads, seq, seq)
-        let probabilities = softmax(&scores.broadcast_add(padding)?)?;
+        let probabilities = softmax(&scores.broadcast_add(padding)?, D::Minus1)?;
         let probabilities = self.drop(probabilities, DropoutSite::Attention(layer))?;
         let mixed = probabilities.matmul(&value)?.transpose(1, 2)?; // (rows, seq, heads, width)
         self.linear(&format!("{name}.output_linear"), &mixed.reshape((rows * seq_len, hidden))?)
@@ -222,24 +224,6 @@ fn root(x: Tensor) -> Result<Tensor> {
     let flat = x.eq(&zeros)?;
     let roots = (x + flat.to_dtype(zeros.dtype())?)?.sqrt()?;
     flat.where_cond(&zeros, &roots)
-}
-
-/// Softmax over the last dimension.
-fn softmax(x: &Tensor) -> Result<Tensor> {
-    let exponentials = below_maximum(x)?.exp()?;
-    exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)
-}
-
-/// Logarithm of the softmax over the last dimension.
-fn log_softmax(x: &Tensor) -> Result<Tensor> {
-    let x = below_maximum(x)?;
-    x.broadcast_sub(&x.exp()?.sum_keepdim(D::Minus1)?.log()?)
-}
-
-/// `x` less its maximum over the last dimension, against overflow. The result of a softmax does not
-/// depend on what is taken away, so no gradient need flow through the maximum.
-fn below_maximum(x: &Tensor) -> Result<Tensor> {
-    x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)
 }
 
 #[cfg(test)]
