@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::config::FORMAT;
 use super::tensors::{self, FileSum, Targets, Tensor};
 use crate::collate::BatchDigest;
-use crate::model::{Layout, State};
+use crate::model::{Layout, State, sinusoids};
 use crate::sample::Cursor;
 use crate::{Error, ErrorKind, Result, durable};
 
@@ -131,20 +131,8 @@ pub fn step_of_name(name: &str) -> Option<u64> {
     (directory_name(step) == name).then_some(step)
 }
 
-/// The sinusoidal positions `(1, 512, hidden)` as the reference computes them, in single precision. They
-/// are no parameter, but a buffer in its state dict, and `load_state_dict` asks for it.
-fn position_buffer(hidden: usize) -> Vec<f32> {
-    let factor = -(10_000f64.ln() / hidden as f64) as f32;
-    let mut buffer = Vec::with_capacity(POSITIONS * hidden);
-    for position in 0..POSITIONS {
-        for column in 0..hidden {
-            let angle = position as f32 * ((column / 2 * 2) as f32 * factor).exp();
-            buffer.push(if column % 2 == 0 { angle.sin() } else { angle.cos() });
-        }
-    }
-    buffer
-}
-
+/// The sinusoidal positions `(1, 512, hidden)`: no parameter, but a buffer in the reference's state dict, and
+/// `load_state_dict` asks for it.
 const POSITION_BUFFER: &str = "bert.embedding.position.pe";
 const POSITIONS: usize = 512;
 
@@ -173,7 +161,7 @@ pub fn save(
     remove(&path)?;
     durable::write_dir(&path, |dir| {
         let shape = position_shape(layout);
-        let positions = shape.map_or_else(Vec::new, |[.., hidden]| position_buffer(hidden));
+        let positions = shape.map_or_else(Vec::new, |[.., hidden]| sinusoids(POSITIONS, hidden));
         let mut model = tensors_of(layout, "", &state.weights);
         model.extend(shape.map(|shape| Tensor {
             name: POSITION_BUFFER.to_owned(),
@@ -367,11 +355,11 @@ mod tests {
     /// `PositionalEmbedding(4).pe` of the reference, position 3.
     #[test]
     fn positions_are_the_reference_s() {
-        let buffer = position_buffer(4);
+        let buffer = sinusoids(POSITIONS, 4);
         for (value, expected) in buffer[12..16].iter().zip([0.14112, -0.9899925, 0.0299955, 0.99955]) {
             assert!((value - expected).abs() < 1e-6, "{value} is not {expected}");
         }
         // An odd width, which the reference cannot build, has no cosine at its end.
-        assert_eq!(position_buffer(3).len(), 512 * 3);
+        assert_eq!(sinusoids(POSITIONS, 3).len(), 512 * 3);
     }
 }

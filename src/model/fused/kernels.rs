@@ -211,11 +211,22 @@ pub fn embed(
 /// `values[row] *= dropout` for each row, in place.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
 pub fn drop_rows(values: &mut [f32], width: usize, coordinates: &[u64], drop: &Dropout, factors: &mut [f32]) {
+    drop_each(values, width, coordinates.iter().copied(), drop, factors);
+}
+
+#[inline(always)]
+fn drop_each(
+    values: &mut [f32],
+    width: usize,
+    coordinates: impl Iterator<Item = u64>,
+    drop: &Dropout,
+    factors: &mut [f32],
+) {
     if drop.is_off() {
         return;
     }
     let factors = &mut factors[..width];
-    for (values, &coordinate) in values.chunks_exact_mut(width).zip(coordinates) {
+    for (values, coordinate) in values.chunks_exact_mut(width).zip(coordinates) {
         drop.fill(coordinate, factors);
         for (value, factor) in values.iter_mut().zip(&*factors) {
             *value *= factor;
@@ -513,16 +524,7 @@ pub fn drop_consecutive(
     drop: &Dropout,
     factors: &mut [f32],
 ) {
-    if drop.is_off() {
-        return;
-    }
-    let factors = &mut factors[..width];
-    for (values, coordinate) in values.chunks_exact_mut(width).zip(first_coordinate..) {
-        drop.fill(coordinate, factors);
-        for (value, factor) in values.iter_mut().zip(&*factors) {
-            *value *= factor;
-        }
-    }
+    drop_each(values, width, first_coordinate.., drop, factors);
 }
 
 /// `sums += values`.
