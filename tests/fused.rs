@@ -14,6 +14,7 @@ fn batch(config: &ModelConfig, lengths: &[u32], seed: u64) -> HostBatch {
         seq_len,
         ids: vec![0; rows * seq_len],
         segments: vec![0; rows * seq_len],
+        starts: vec![],
         lengths: lengths.to_vec(),
         origins: vec![Origin::default(); rows],
         ..HostBatch::default()

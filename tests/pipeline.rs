@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use bertstream::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
-use bertstream::corpus::{Corpus, Document, Sentence};
+use bertstream::corpus::{Corpus, Document, Sentence, Shape};
 use bertstream::pipeline::Plan;
 use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::{
@@ -46,6 +46,14 @@ impl Corpus for Lines {
         }
     }
 
+    fn shape(&self) -> Shape {
+        Shape::Pairs
+    }
+
+    fn bytes(&self) -> u64 {
+        100 * self.len()
+    }
+
     fn path(&self) -> &Path {
         Path::new("fake")
     }
@@ -73,6 +81,20 @@ impl Words {
 }
 
 impl Tokenizer for Words {
+    fn encode_words(&self, text: &str, out: &mut Vec<u32>, begins: &mut Vec<bool>) {
+        let first = out.len();
+        self.encode(text, out);
+        begins.resize(begins.len() + out.len() - first, true);
+    }
+
+    fn knows_words(&self) -> bool {
+        true
+    }
+
+    fn file_name(&self) -> &'static str {
+        "none"
+    }
+
     fn encode(&self, text: &str, out: &mut Vec<u32>) {
         out.extend(text.split_whitespace().map(|word| self.id(word).unwrap_or(SPECIALS.unknown)));
     }
@@ -575,7 +597,7 @@ fn the_seed_changes_everything_and_no_shuffle_only_the_order() {
     // A sample depends on its document, not on where the order puts it.
     for (row, origin) in base.origins.iter().enumerate() {
         let there = origin.document_a as usize;
-        assert_eq!(base.row(row), plain.row(there));
+        assert_eq!(base.sample(row), plain.sample(there));
     }
 }
 

@@ -151,6 +151,7 @@ fn made_up(args: &StepArgs) -> HostBatch {
         rows,
         seq_len: len,
         segments: (0..rows * len).map(|i| if i % len < len / 2 { SEGMENT_A } else { SEGMENT_B }).collect(),
+        starts: vec![],
         lengths: vec![len as u32; rows],
         labels: masked.iter().map(|_| id()).collect(),
         corruptions: vec![Corruption::Mask; masked.len()],

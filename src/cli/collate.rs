@@ -144,7 +144,7 @@ impl Count {
         self.cells += batch.ids.len() as u64;
         self.digest.update(batch);
         for row in 0..batch.rows {
-            let (ids, segments) = batch.row(row);
+            let (ids, segments) = batch.sample(row);
             let predicted = batch.predicted(row);
             let columns: Vec<u32> =
                 batch.masked[predicted.clone()].iter().map(|at| at - (row * batch.seq_len) as u32).collect();
@@ -178,7 +178,7 @@ fn text(number: u64, batch: &HostBatch, tokenizer: &dyn Tokenizer, paint: Paint)
         batch.masked.len()
     )];
     for row in 0..batch.rows {
-        let (ids, segments) = batch.row(row);
+        let (ids, segments) = batch.sample(row);
         let predicted = batch.predicted(row).map(|i| {
             let column = batch.masked[i] as usize - row * batch.seq_len;
             (column, batch.labels[i], batch.corruptions[i])

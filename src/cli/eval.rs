@@ -14,7 +14,7 @@ use crate::pipeline::Plan;
 use crate::sample::{Corruption, SampleConfig};
 use crate::train::config::hex;
 use crate::train::evaluate::{OneEpoch, evaluation_samples};
-use crate::train::run_dir::{self, CONFIG, VOCAB, Which};
+use crate::train::run_dir::{self, CONFIG, Which};
 use crate::train::{BatchSource, Figures, RunConfig, Unigram, engine, evaluate};
 use crate::vocab::{self, Tokenizer};
 use crate::{Error, ErrorKind, Result};
@@ -83,7 +83,7 @@ impl Finished {
             ));
         }
         let config = RunConfig::read(&file)?;
-        let path = vocab.map_or_else(|| run.join(VOCAB), Path::to_owned);
+        let path = vocab.map_or_else(|| run_dir::vocabulary(run), Path::to_owned);
         let tokenizer = vocab::load(&path)?;
         let found = hex(tokenizer.fingerprint());
         if found != config.data.vocab_fingerprint {

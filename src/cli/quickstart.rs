@@ -187,6 +187,7 @@ fn hide_last(a: &str, b: &str, tokenizer: &dyn Tokenizer) -> Option<(HostBatch, 
     let batch = HostBatch {
         rows: 1,
         seq_len: ids.len(),
+        starts: vec![],
         lengths: vec![ids.len() as u32],
         masked: vec![masked as u32],
         labels: vec![hidden],

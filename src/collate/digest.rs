@@ -27,6 +27,7 @@ impl BatchDigest {
         }
         words(&mut hash, &batch.ids);
         hash.update(&batch.segments);
+        words(&mut hash, &batch.starts);
         words(&mut hash, &batch.lengths);
         words(&mut hash, &batch.masked);
         words(&mut hash, &batch.labels);
@@ -92,6 +93,7 @@ mod tests {
             seq_len: 3,
             ids: vec![3, 7, 2, 3, 2, 0],
             segments: vec![1, 1, 1, 1, 1, 0],
+            starts: vec![],
             lengths: vec![3, 2],
             masked: vec![1],
             labels: vec![9],

@@ -2,8 +2,8 @@
 //!
 //! **JSON lines**: a line a batch, the fields of [`HostBatch`] under their names.
 //!
-//! **safetensors**: the reference's names and meaning, `int64`, all batches one below the other, padded to
-//! one width with 0:
+//! **safetensors**: the reference's names and meaning, `int64`, a sample a row (packed ones too), all batches
+//! one below the other, padded to one width with 0:
 //!
 //! | tensor | shape | |
 //! |---|---|---|
@@ -73,12 +73,12 @@ pub fn write_json_line(out: &mut impl Write, batch: &HostBatch) -> std::io::Resu
 /// [`crate::ErrorKind::Data`] where there is no batch, or where batches cannot be told in this format:
 /// a real token with the id 0, or pairs labelled only in part.
 pub fn to_safetensors(batches: &[HostBatch], info: &FileInfo) -> Result<Vec<u8>> {
-    let rows: usize = batches.iter().map(|batch| batch.rows).sum();
-    let width = batches.iter().map(|batch| batch.seq_len).max().unwrap_or(0);
+    let rows: usize = batches.iter().map(HostBatch::samples).sum();
+    let width = batches.iter().flat_map(|batch| &batch.lengths).max().map_or(0, |&n| n as usize);
     if rows == 0 {
         return Err(Error::data("there is no batch to write"));
     }
-    let zero = |batch: &HostBatch| (0..batch.rows).any(|row| batch.row(row).0.contains(&PAD));
+    let zero = |batch: &HostBatch| (0..batch.samples()).any(|i| batch.sample(i).0.contains(&PAD));
     if batches.iter().any(|batch| zero(batch) || batch.labels.contains(&PAD)) {
         return Err(Error::data(
             "a token of the text has the id 0, which means padding in batch files: use a vocabulary whose \
@@ -135,7 +135,7 @@ impl View for Column<'_> {
         let mut cells = Vec::new();
         for batch in self.batches {
             cells.clear();
-            cells.resize(batch.rows * width, 0);
+            cells.resize(batch.samples() * width, 0);
             (self.fill)(batch, &mut cells, width);
             cells.iter().for_each(|cell| bytes.extend_from_slice(&cell.to_le_bytes()));
         }
@@ -149,20 +149,20 @@ impl View for Column<'_> {
 
 fn fill_ids(batch: &HostBatch, cells: &mut [i64], width: usize) {
     for (row, cells) in cells.chunks_exact_mut(width).enumerate() {
-        cells.iter_mut().zip(batch.row(row).0).for_each(|(cell, &id)| *cell = id.into());
+        cells.iter_mut().zip(batch.sample(row).0).for_each(|(cell, &id)| *cell = id.into());
     }
 }
 
 fn fill_segments(batch: &HostBatch, cells: &mut [i64], width: usize) {
     for (row, cells) in cells.chunks_exact_mut(width).enumerate() {
-        cells.iter_mut().zip(batch.row(row).1).for_each(|(cell, &segment)| *cell = segment.into());
+        cells.iter_mut().zip(batch.sample(row).1).for_each(|(cell, &segment)| *cell = segment.into());
     }
 }
 
 fn fill_labels(batch: &HostBatch, cells: &mut [i64], width: usize) {
     for (&at, &label) in batch.masked.iter().zip(&batch.labels) {
-        let (row, column) = (at as usize / batch.seq_len, at as usize % batch.seq_len);
-        cells[row * width + column] = label.into();
+        let sample = batch.sample_at(at as usize);
+        cells[sample * width + at as usize - batch.start(sample)] = label.into();
     }
 }
 
@@ -191,9 +191,9 @@ pub fn read_batches(path: &Path, batch_size: usize) -> Result<Vec<HostBatch>> {
 pub fn check_ids(batches: &[HostBatch], vocab_size: usize) -> Result<()> {
     let beyond = |&id: &u32| id as usize >= vocab_size;
     for (number, batch) in batches.iter().enumerate() {
-        for row in 0..batch.rows {
+        for row in 0..batch.samples() {
             let labels = &batch.labels[batch.predicted(row)];
-            if let Some(id) = batch.row(row).0.iter().chain(labels).copied().find(beyond) {
+            if let Some(id) = batch.sample(row).0.iter().chain(labels).copied().find(beyond) {
                 return Err(Error::data(format!(
                     "batch {number}, row {row}: id {id} in a vocabulary of {vocab_size}: these batches were \
                      made with another vocabulary"

@@ -13,7 +13,8 @@ mod pad;
 pub use digest::BatchDigest;
 pub use pad::{Fixed, Longest};
 
-/// One batch on the host. Row-major columns; `rows * seq_len` entries unless said otherwise.
+/// One batch on the host. Row-major columns; `rows * seq_len` entries unless said otherwise. A row holds one
+/// sample or, packed, several one behind the other, which must not attend to each other.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct HostBatch {
     pub rows: usize,
@@ -23,7 +24,10 @@ pub struct HostBatch {
     pub ids: Vec<u32>,
     /// 1 for the first segment, 2 for the second, 0 for padding.
     pub segments: Vec<u8>,
-    /// Real tokens of each row (`rows` entries, each at least 1).
+    /// Flat position of each sample's first token, ascending; empty where each row holds one sample.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub starts: Vec<u32>,
+    /// Real tokens of each sample, at least 1.
     pub lengths: Vec<u32>,
     /// Flat positions `row * seq_len + column` to be predicted, ascending.
     pub masked: Vec<u32>,
@@ -31,9 +35,9 @@ pub struct HostBatch {
     pub labels: Vec<u32>,
     /// What stands at `masked` instead.
     pub corruptions: Vec<Corruption>,
-    /// The pair label of each row (`rows` entries).
+    /// The pair label of each sample.
     pub pairs: Vec<PairLabel>,
-    /// Where each row came from (`rows` entries).
+    /// Where each sample came from.
     pub origins: Vec<Origin>,
     /// Where the stream goes on after this batch.
     pub next: Cursor,
@@ -47,17 +51,38 @@ impl HostBatch {
         self.lengths.iter().map(|&n| n as usize).sum()
     }
 
-    /// The real tokens of row `row < rows`, and the segments of each.
-    pub fn row(&self, row: usize) -> (&[u32], &[u8]) {
-        let from = row * self.seq_len;
-        let to = from + self.lengths[row] as usize;
-        (&self.ids[from..to], &self.segments[from..to])
+    /// How many samples there are: as many as rows, more where they are packed.
+    pub fn samples(&self) -> usize {
+        self.lengths.len()
     }
 
-    /// The entries of `masked`, `labels` and `corruptions` that belong to row `row < rows`.
-    pub fn predicted(&self, row: usize) -> std::ops::Range<usize> {
-        let before = |row: usize| self.masked.partition_point(|&at| (at as usize) < row * self.seq_len);
-        before(row)..before(row + 1)
+    /// Flat position of the first token of sample `i < samples()`.
+    pub fn start(&self, i: usize) -> usize {
+        self.starts.get(i).map_or(i * self.seq_len, |&start| start as usize)
+    }
+
+    /// Flat positions of the tokens of sample `i < samples()`.
+    pub fn span(&self, i: usize) -> std::ops::Range<usize> {
+        self.start(i)..self.start(i) + self.lengths[i] as usize
+    }
+
+    /// The sample that the token at this flat position belongs to, where it belongs to any; else one before it.
+    pub fn sample_at(&self, flat: usize) -> usize {
+        match self.starts.as_slice() {
+            [] => flat / self.seq_len,
+            starts => starts.partition_point(|&start| start as usize <= flat).saturating_sub(1),
+        }
+    }
+
+    /// The tokens of sample `i < samples()`, and the segments of each.
+    pub fn sample(&self, i: usize) -> (&[u32], &[u8]) {
+        (&self.ids[self.span(i)], &self.segments[self.span(i)])
+    }
+
+    /// The entries of `masked`, `labels` and `corruptions` that belong to sample `i < samples()`.
+    pub fn predicted(&self, i: usize) -> std::ops::Range<usize> {
+        let before = |flat: usize| self.masked.partition_point(|&at| (at as usize) < flat);
+        before(self.span(i).start)..before(self.span(i).end)
     }
 }
 

@@ -123,6 +123,7 @@ impl Rows {
             seq_len: width,
             ids,
             segments,
+            starts: Vec::new(),
             lengths: std::mem::take(&mut self.lengths),
             masked: self.masked.drain(..).map(|(row, column)| row * width as u32 + column).collect(),
             labels: std::mem::take(&mut self.labels),

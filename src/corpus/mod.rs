@@ -38,6 +38,26 @@ pub struct Document<'c> {
     pub sentences: SmallVec<[Sentence<'c>; 2]>,
 }
 
+/// What a document is, and so how samples are made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// Two sentences, which are one sample: the reference's format.
+    Pairs,
+    /// Any number of sentences, of which samples are filled.
+    Documents,
+}
+
+/// One source of a corpus, and its part in the mixture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The documents of this source.
+    pub documents: Range<u64>,
+    /// How many documents of it an epoch has. Fewer than there are: the next epoch goes on behind them; more:
+    /// they come again.
+    pub per_epoch: u64,
+}
+
 /// Documents by number, in the order of the corpus. Shared by all workers.
 pub trait Corpus: Send + Sync {
     /// How many documents there are, those that turn out to be malformed included.
@@ -54,6 +74,18 @@ pub trait Corpus: Send + Sync {
     /// [`crate::ErrorKind::Data`] with file and line where the document is malformed (the caller's
     /// policy decides whether that ends the run), [`crate::ErrorKind::Io`] where it cannot be read.
     fn document(&self, id: u64) -> Result<Document<'_>>;
+
+    /// What its documents are.
+    fn shape(&self) -> Shape;
+
+    /// Size of all documents in bytes, as they lie in their files.
+    fn bytes(&self) -> u64;
+
+    /// The sources, whose ranges of documents lie one behind the other from 0 to `len()`: a single one, each
+    /// document once an epoch, where nothing is mixed.
+    fn sources(&self) -> Vec<Source> {
+        vec![Source { documents: 0..self.len(), per_epoch: self.len() }]
+    }
 
     /// The file that documents come from, for messages.
     fn path(&self) -> &Path;

@@ -16,7 +16,7 @@ use smallvec::smallvec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::index::{Identity, LineIndex, Refused};
-use super::{Bytes, Corpus, CorpusConfig, Document, Io, Sentence, reach};
+use super::{Bytes, Corpus, CorpusConfig, Document, Io, Sentence, Shape, reach};
 use crate::durable::{self, parent};
 use crate::text::{BOM, Encoding, HEAD, OnBadBytes, Transcoder};
 use crate::{Error, ErrorKind, Result};
@@ -142,11 +142,6 @@ impl PairCorpus {
         &self.index_file
     }
 
-    /// Length in bytes of what is read: the file, or its UTF-8 copy.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.len()
-    }
-
     /// The encoding of the file.
     pub fn encoding(&self) -> Encoding {
         self.encoding
@@ -251,6 +246,14 @@ impl Corpus for PairCorpus {
         let [a, b] = sentences.map_err(|fault| self.fault(id, fault))?;
         let line = id + 1;
         Ok(Document { sentences: smallvec![Sentence { text: a, line }, Sentence { text: b, line }] })
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Pairs
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.len()
     }
 
     fn path(&self) -> &Path {

@@ -19,8 +19,9 @@ pub fn check(batch: &HostBatch, vocab_size: usize) -> Result<()> {
     for (what, entries, expected) in [
         ("ids", batch.ids.len(), tokens),
         ("segments", batch.segments.len(), tokens),
-        ("lengths", batch.lengths.len(), batch.rows),
-        ("pairs", batch.pairs.len(), batch.rows),
+        ("starts", batch.starts.len(), if batch.starts.is_empty() { 0 } else { batch.samples() }),
+        ("lengths", batch.lengths.len(), if batch.starts.is_empty() { batch.rows } else { batch.samples() }),
+        ("pairs", batch.pairs.len(), batch.samples()),
         ("labels", batch.labels.len(), batch.masked.len()),
     ] {
         if entries != expected {
@@ -34,21 +35,29 @@ pub fn check(batch: &HostBatch, vocab_size: usize) -> Result<()> {
     if let Some(i) = batch.segments.iter().position(|&segment| segment > 2) {
         return refuse(format!("row {}: segment {} is none of 0..3", i / batch.seq_len, batch.segments[i]));
     }
-    if let Some(row) = batch.lengths.iter().position(|&n| n == 0 || n as usize > batch.seq_len) {
-        return refuse(format!(
-            "row {row}: length {} lies outside 1..={}",
-            batch.lengths[row], batch.seq_len
-        ));
+    let mut free = 0;
+    for i in 0..batch.samples() {
+        let (start, len) = (batch.start(i), batch.lengths[i] as usize);
+        let row = start / batch.seq_len;
+        if len == 0 || len > batch.seq_len {
+            return refuse(format!("sample {i}: length {len} lies outside 1..={}", batch.seq_len));
+        }
+        if start < free || start + len > (row + 1) * batch.seq_len || row >= batch.rows {
+            return refuse(format!(
+                "sample {i}: its {len} tokens from {start} on lie not in one row of their own"
+            ));
+        }
+        free = start + len;
     }
     if let Some(i) = batch.labels.iter().position(|&id| id as usize >= vocab_size) {
         return refuse(format!("label {} is not among the vocabulary's {vocab_size}", batch.labels[i]));
     }
     let padded = |&flat: &u32| {
-        let (row, column) = (flat as usize / batch.seq_len, flat as usize % batch.seq_len);
-        row >= batch.rows || column >= batch.lengths[row] as usize
+        let sample = batch.sample_at(flat as usize);
+        sample >= batch.samples() || !batch.span(sample).contains(&(flat as usize))
     };
     match batch.masked.iter().find(|flat| padded(flat)) {
-        Some(flat) => refuse(format!("masked position {flat} is no token of any row")),
+        Some(flat) => refuse(format!("masked position {flat} is no token of any sample")),
         None => Ok(()),
     }
 }

@@ -175,7 +175,7 @@ pub struct Pass {
     pub seed: u64,
     /// Step from 1, for dropout.
     pub step: u64,
-    /// Rows of the step that earlier micro-batches held, for dropout.
+    /// Samples of the step that earlier micro-batches held, for dropout.
     pub first_row: usize,
     /// Masked tokens in the whole step: the divisor of the MLM loss. 0 gives that loss weight 0.
     pub masked_in_step: usize,

@@ -50,7 +50,7 @@ pub struct DataConfig {
     /// What is evaluated on after each epoch.
     pub test: Option<CorpusConfig>,
     pub test_fingerprint: Option<String>,
-    /// The file that `vocab.json` in the run directory was made from.
+    /// The file that the vocabulary in the run directory was made from.
     pub vocab: PathBuf,
     pub vocab_fingerprint: String,
 }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoint;
 use super::config::RunConfig;
+use crate::vocab::{SUBWORDS_FILE, WORDS_FILE};
 use crate::{Error, ErrorKind, Result, durable};
 
 pub const CONFIG: &str = "config.json";
-pub const VOCAB: &str = "vocab.json";
 pub const METRICS: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
 const LOCK: &str = "lock";
@@ -167,6 +167,12 @@ impl RunDir {
         std::os::unix::fs::symlink(target, &temporary).map_err(|e| Error::writing(&temporary, e))?;
         std::fs::rename(&temporary, &path).map_err(|e| Error::writing(&path, e))
     }
+}
+
+/// The vocabulary of the run in `run`, under the name that its kind has there.
+pub fn vocabulary(run: &Path) -> PathBuf {
+    let subwords = run.join(SUBWORDS_FILE);
+    if subwords.exists() { subwords } else { run.join(WORDS_FILE) }
 }
 
 /// Where the checkpoints of the run in `run` lie.

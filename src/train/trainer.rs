@@ -151,7 +151,7 @@ impl Trainer<'_> {
         for batch in micro {
             window.outcome.add(&self.engine.accumulate(batch, &pass)?);
             window.guesses.add(&Guesses::on(self.unigram, batch));
-            pass.first_row += batch.rows;
+            pass.first_row += batch.samples();
             self.progress.digest.update(batch);
             self.progress.tokens += batch.tokens() as u64;
             window.tokens += batch.tokens() as u64;

@@ -21,6 +21,12 @@ pub use split::Kind;
 pub use vocabulary::{Encode, SPECIAL_TOKENS, SPECIALS};
 pub use word::WordVocab;
 
+/// The name of a word or character vocabulary in a run directory.
+pub const WORDS_FILE: &str = "vocab.json";
+
+/// The name of a subword tokenizer in a run directory.
+pub const SUBWORDS_FILE: &str = "tokenizer.json";
+
 /// Ids of the tokens with a role, under their roles. The reference's names are `<pad> <unk> <eos>
 /// <sos> <mask>` at 0..=4, where `<sos>` serves as classification token and `<eos>` as separator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +43,13 @@ pub trait Tokenizer: Send + Sync {
     /// Appends the ids of `text` to `out`, without any special token around them. Words that the
     /// vocabulary lacks become [`Specials::unknown`].
     fn encode(&self, text: &str, out: &mut Vec<u32>);
+
+    /// The same, and to `begins` for each id whether it begins a word, as this tokenizer cuts words: what
+    /// masks of whole words are made of. Called only where [`Tokenizer::knows_words`].
+    fn encode_words(&self, text: &str, out: &mut Vec<u32>, begins: &mut Vec<bool>);
+
+    /// Whether this tokenizer tells words apart; one that takes a text for a single word does not.
+    fn knows_words(&self) -> bool;
 
     /// The token of an id; `None` beyond the vocabulary.
     fn token(&self, id: u32) -> Option<&str>;
@@ -68,7 +81,10 @@ pub trait Tokenizer: Send + Sync {
     /// 64 bits that change whenever any id would be given to another token.
     fn fingerprint(&self) -> u64;
 
-    /// Writes the vocabulary into a run directory so that it can be loaded from there again.
+    /// The name that its file has in a run directory.
+    fn file_name(&self) -> &'static str;
+
+    /// Writes the vocabulary to a file so that [`load`] makes the same one of it.
     fn save(&self, path: &std::path::Path) -> Result<()>;
 }
 

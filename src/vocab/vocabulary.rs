@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::map::WordMap;
 use super::ranking::Ranking;
-use super::split::Kind;
+use super::split::{Kind, words};
 use super::{Specials, Tokenizer, file};
 use crate::{Error, Result, durable};
 
@@ -219,6 +219,18 @@ impl<S: Split> Tokenizer for Vocabulary<S> {
         });
     }
 
+    fn encode_words(&self, text: &str, out: &mut Vec<u32>, begins: &mut Vec<bool>) {
+        words(text, |word| {
+            let first = out.len();
+            self.encode(word, out);
+            begins.extend((first..out.len()).map(|at| at == first));
+        });
+    }
+
+    fn knows_words(&self) -> bool {
+        true
+    }
+
     fn token(&self, id: u32) -> Option<&str> {
         self.tokens.get(usize::try_from(id).ok()?).map(AsRef::as_ref)
     }
@@ -257,6 +269,10 @@ impl<S: Split> Tokenizer for Vocabulary<S> {
             hash.update(token.as_bytes());
         }
         hash.digest()
+    }
+
+    fn file_name(&self) -> &'static str {
+        super::WORDS_FILE
     }
 
     fn save(&self, path: &Path) -> Result<()> {

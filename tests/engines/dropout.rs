@@ -155,6 +155,7 @@ fn masks_leave_the_mean_as_it_is() {
         seq_len: 6,
         ids: row.ids.repeat(ROWS),
         segments: row.segments.repeat(ROWS),
+        starts: vec![],
         lengths: row.lengths.repeat(ROWS),
         pairs: vec![pair; ROWS],
         ..HostBatch::default()

@@ -72,6 +72,7 @@ fn rows_of(batch: &HostBatch, range: std::ops::Range<usize>) -> HostBatch {
         seq_len,
         ids: batch.ids[tokens.clone()].into(),
         segments: batch.segments[tokens].into(),
+        starts: vec![],
         lengths: batch.lengths[range.clone()].into(),
         masked,
         labels,

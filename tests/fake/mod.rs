@@ -96,6 +96,7 @@ fn batch(epoch: u64, positions: std::ops::Range<u64>) -> HostBatch {
         seq_len: 4,
         ids: (0..rows * 4).map(|_| rng.below(9) as u32).collect(),
         segments: vec![1; rows * 4],
+        starts: vec![],
         lengths: vec![4; rows],
         // One epoch's first batch has no masked token at all.
         masked: if epoch == 1 && positions.start == 0 { vec![] } else { vec![1] },

@@ -111,7 +111,7 @@ impl Args {
                 layers: model.layers.unwrap_or(base.model.layers),
                 heads: model.attn_heads.unwrap_or(base.model.heads),
                 dropout: model.dropout.unwrap_or(base.model.dropout),
-                init: model.init.unwrap_or(match (arch, resumed) {
+                init: model.initializer.unwrap_or(match (arch, resumed) {
                     (Arch::Bert, false) => Init::Bert,
                     _ => base.model.init,
                 }),
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(configure("--preset reference --lr 1e-3").unwrap(), config);
 
         let flags =
-            "--preset reference --clip 2 --init bert -s 64 --pad longest --warmup 7 --optimizer adamw";
+            "--preset reference --clip 2 --initializer bert -s 64 --pad longest --warmup 7 --optimizer adamw";
         let config = configure(flags).unwrap();
         assert_eq!((config.clip, config.model.init, config.schedule.warmup), (Some(2.0), Init::Bert, 7));
         assert_eq!((config.sample.seq_len, config.collate.seq_len), (64, 64));

@@ -24,7 +24,7 @@ pub struct ModelFlags {
     pub dropout: Option<f32>,
     /// How weights start [default: xavier; with --arch bert: bert; reference: torch].
     #[arg(long, value_name = "HOW")]
-    pub init: Option<Init>,
+    pub initializer: Option<Init>,
     /// Which model is trained [default: reference].
     #[arg(long, value_name = "NAME")]
     pub arch: Option<Arch>,

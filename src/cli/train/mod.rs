@@ -13,7 +13,7 @@ use crate::sample::Cursor;
 use crate::train::checkpoint::{self, Checkpoint, Progress};
 use crate::train::config::hex;
 use crate::train::evaluate::{OneEpoch, evaluation_samples};
-use crate::train::run_dir::{CONFIG, METRICS, VOCAB};
+use crate::train::run_dir::{self, CONFIG, METRICS};
 use crate::train::{
     BatchSource, DataConfig, Ending, EvaluationRecord, MetricsFile, Observer, Record, RunConfig, RunDir,
     StepRecord, Trainer, Unigram, engine,
@@ -151,7 +151,7 @@ fn start(args: &Args) -> Result<()> {
 /// Makes the directory of a new run, with all that is in it before the first step.
 pub fn begin(config: &RunConfig, opened: &Opened, output: &Path) -> Result<RunDir> {
     let run = RunDir::create(output)?;
-    opened.tokenizer.save(&run.file(VOCAB))?;
+    opened.tokenizer.save(&run.file(opened.tokenizer.file_name()))?;
     run.write_config(config)?;
     Ok(run)
 }
@@ -160,7 +160,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     let run = RunDir::resume(directory)?;
     let stored = RunConfig::read(&run.file(CONFIG))?;
     let (corpus, test) = args.corpora(Some(&stored.data))?;
-    let vocab = args.vocab.clone().unwrap_or_else(|| run.file(VOCAB));
+    let vocab = args.vocab.clone().unwrap_or_else(|| run_dir::vocabulary(directory));
     let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref())?;
     let base = RunConfig {
         data: opened.data(corpus, test, stored.data.vocab.clone()),

@@ -170,8 +170,8 @@ pub fn split(lengths: &[u32]) -> Vec<Range<usize>> {
 }
 
 impl Chunk {
-    /// Takes rows `rows` of a batch, whose first row is row `first_row` of the step.
-    pub fn load(&mut self, batch: &HostBatch, rows: Range<usize>, first_row: usize, arch: Arch) {
+    /// Takes samples `samples` of a batch, whose first sample is row `first_row` of the step.
+    pub fn load(&mut self, batch: &HostBatch, samples: Range<usize>, first_row: usize, arch: Arch) {
         // BERT numbers its segments from 0 and has no row for padding.
         let first_segment = match arch {
             Arch::Reference => 0,
@@ -182,10 +182,9 @@ impl Chunk {
         self.segments.clear();
         self.positions.clear();
         self.coordinates.clear();
-        for row in rows {
-            let len = batch.lengths[row] as usize;
-            let cells = row * batch.seq_len..row * batch.seq_len + len;
-            let row_of_step = first_row + row;
+        for sample in samples {
+            let (cells, row_of_step) = (batch.span(sample), first_row + sample);
+            let len = cells.len();
             self.spans.push(Span { start: self.ids.len(), len, row_of_step });
             self.ids.extend_from_slice(&batch.ids[cells.clone()]);
             self.segments.extend(batch.segments[cells].iter().map(|&s| u32::from(s) - first_segment));

@@ -132,11 +132,11 @@ impl FusedEngine {
         let used = self.forward(batch, 0, Dropouts::OFF)?;
         let (h, layers) = (self.config.hidden, self.config.layers);
         let mut states = vec![vec![0.0; batch.rows * batch.seq_len * h]; layers + 1];
-        for (row, place) in row_places(&self.chunks[..used]).iter().enumerate() {
-            let values = batch.lengths[row] as usize * h;
+        for (sample, place) in sample_places(&self.chunks[..used]).iter().enumerate() {
+            let values = batch.lengths[sample] as usize * h;
             for (layer, state) in states.iter_mut().enumerate() {
                 let source = &self.chunks[place.chunk].state(layer)[place.token * h..][..values];
-                state[row * batch.seq_len * h..][..values].copy_from_slice(source);
+                state[batch.start(sample) * h..][..values].copy_from_slice(source);
             }
         }
         Ok(states)
@@ -146,11 +146,9 @@ impl FusedEngine {
     fn forward(&mut self, batch: &HostBatch, first_row: usize, dropouts: Dropouts) -> Result<usize> {
         super::batch::check(batch, self.config.vocab_size)?;
         let longest = batch.lengths.iter().map(|&n| n as usize).max().unwrap_or(0);
-        let in_a_segment = |(row, &len): (usize, &u32)| {
-            batch.segments[row * batch.seq_len..][..len as usize].iter().all(|&s| s > 0)
-        };
+        let in_a_segment = |sample: usize| batch.sample(sample).1.iter().all(|&s| s > 0);
         match self.config.arch {
-            Arch::Bert if !batch.lengths.iter().enumerate().all(in_a_segment) => {
+            Arch::Bert if !(0..batch.samples()).all(in_a_segment) => {
                 return Err(Error::data(
                     "batch: a token of no segment, for which --arch bert has no embedding",
                 ));
@@ -184,19 +182,20 @@ impl FusedEngine {
 
     /// Where the masked positions of a batch lie.
     fn masked_places(&self, batch: &HostBatch, used: usize) -> Vec<Place> {
-        let rows = row_places(&self.chunks[..used]);
-        let place = |flat: u32| {
-            let (row, column) = (flat as usize / batch.seq_len, flat as usize % batch.seq_len);
-            Place { token: rows[row].token + column, ..rows[row] }
+        let samples = sample_places(&self.chunks[..used]);
+        let place = |flat: usize| {
+            let sample = batch.sample_at(flat);
+            let first = samples[sample];
+            Place { token: first.token + flat - batch.start(sample), ..first }
         };
-        batch.masked.iter().map(|&flat| place(flat)).collect()
+        batch.masked.iter().map(|&flat| place(flat as usize)).collect()
     }
 
     /// Forward without dropout, and both heads; `predictions` are filled where wanted.
     fn infer(&mut self, batch: &HostBatch, mut predictions: Option<&mut Predictions>) -> Result<Outcome> {
         let used = self.forward(batch, 0, Dropouts::OFF)?;
         let places = self.masked_places(batch, used);
-        let rows = row_places(&self.chunks[..used]);
+        let firsts = sample_places(&self.chunks[..used]);
         let (model, chunks) = (model!(self, Dropouts::OFF), &self.chunks[..used]);
         let mut outcome = Outcome::default();
         for (places, labels) in in_rounds(&places, &batch.labels) {
@@ -210,7 +209,7 @@ impl FusedEngine {
                 self.head.append_log_probabilities(&mut predictions.mlm);
             }
         }
-        gather(&mut self.firsts, chunks, &rows, self.config.hidden);
+        gather(&mut self.firsts, chunks, &firsts, self.config.hidden);
         let features = match &self.outer.bert {
             Some(bert) => self.pooler.forward(&model, bert, &self.firsts),
             None => &self.firsts,
@@ -254,8 +253,8 @@ impl FusedEngine {
             scatter_add(&mut self.chunks, places, dx, h);
         }
 
-        let rows = row_places(&self.chunks[..used]);
-        gather(&mut self.firsts, &self.chunks, &rows, h);
+        let firsts = sample_places(&self.chunks[..used]);
+        gather(&mut self.firsts, &self.chunks, &firsts, h);
         let features = match &self.outer.bert {
             Some(bert) => self.pooler.forward(&model, bert, &self.firsts),
             None => &self.firsts,
@@ -285,7 +284,7 @@ impl FusedEngine {
             Some(bert) => self.pooler.backward(&model, bert, &mut self.dfeatures, &mut self.gradients),
             None => &self.dfeatures,
         };
-        scatter_add(&mut self.chunks, &rows, dfirsts, h);
+        scatter_add(&mut self.chunks, &firsts, dfirsts, h);
         outcome
     }
 
@@ -419,8 +418,8 @@ fn count_pair(log_probabilities: [f32; 2], label: PairLabel, outcome: &mut Outco
     outcome.nsp_correct += u64::from(guess == label as usize);
 }
 
-/// Where each row's first token lies.
-fn row_places(chunks: &[Chunk]) -> Vec<Place> {
+/// Where each sample's first token lies.
+fn sample_places(chunks: &[Chunk]) -> Vec<Place> {
     let spans = chunks.iter().enumerate().flat_map(|(i, c)| c.spans.iter().map(move |s| (i, s.start)));
     spans.map(|(chunk, token)| Place { chunk, token }).collect()
 }
