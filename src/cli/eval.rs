@@ -14,8 +14,8 @@ use crate::pipeline::Plan;
 use crate::sample::{Corruption, SampleConfig};
 use crate::train::config::hex;
 use crate::train::evaluate::{OneEpoch, evaluation_samples};
-use crate::train::run_dir::{self, CONFIG, Which};
-use crate::train::{BatchSource, Figures, RunConfig, Unigram, engine, evaluate};
+use crate::train::run_dir::{self, CONFIG, TOKEN_COUNTS, Which};
+use crate::train::{BatchSource, Figures, Guesses, RunConfig, Unigram, baseline, engine, evaluate};
 use crate::vocab::{self, Tokenizer};
 use crate::{Error, ErrorKind, Result};
 
@@ -166,14 +166,16 @@ fn corpus_of(args: &Args, config: &RunConfig) -> Result<CorpusConfig> {
 
 fn measure(args: &Args, finished: &Finished, on: &Path, source: &dyn BatchSource) -> Result<()> {
     let (mut engine, step) = finished.engine(&args.run, args.checkpoint, &args.compute)?;
-    let unigram = Unigram::new(&*finished.tokenizer, finished.config.sample.predict_unknown);
+    let counts = baseline::read_counts(&args.run.join(TOKEN_COUNTS))?;
+    let predict_unknown = finished.config.sample.predict_unknown;
+    let unigram = Unigram::new(&*finished.tokenizer, counts.as_deref(), predict_unknown);
     let evaluation = evaluate(&mut *engine, source, unigram.as_ref(), &|| false)?.expect("nothing stops it");
     let figures = evaluation.figures();
     if figures.masked + figures.pairs == 0 {
         return Err(Error::data(format!("{}: nothing to predict in it", on.display())));
     }
     let by_corruption = match args.by_corruption {
-        true => Some(by_corruption(&mut *engine, source)?),
+        true => Some(by_corruption(&mut *engine, source, unigram.as_ref())?),
         false => None,
     };
     if args.json {
@@ -218,6 +220,9 @@ struct Part {
     masked: u64,
     mlm_loss: f64,
     mlm_accuracy: f64,
+    /// What guessing by frequency reaches on the same tokens.
+    unigram_loss: Option<f64>,
+    majority_accuracy: Option<f64>,
 }
 
 /// Positions told apart by what stands there.
@@ -228,22 +233,42 @@ struct ByCorruption {
     keep: Part,
 }
 
-fn by_corruption(engine: &mut dyn Engine, source: &dyn BatchSource) -> Result<ByCorruption> {
+fn by_corruption(
+    engine: &mut dyn Engine,
+    source: &dyn BatchSource,
+    unigram: Option<&Unigram>,
+) -> Result<ByCorruption> {
     let mut parts = ByCorruption::default();
+    let mut guesses = [Guesses::default(); 3];
     source.pass(&mut |batches| {
         for batch in batches {
             let batch = batch?;
             let predictions = engine.predict(&batch)?;
             tally(&batch, &predictions, &mut parts);
+            for (sums, corruption) in guesses.iter_mut().zip(CORRUPTIONS) {
+                sums.add(&Guesses::on(unigram, &only(&batch, corruption)));
+            }
         }
         Ok(())
     })?;
-    for part in [&mut parts.mask, &mut parts.random, &mut parts.keep] {
+    for (part, guesses) in [&mut parts.mask, &mut parts.random, &mut parts.keep].into_iter().zip(guesses) {
         let count = part.masked.max(1) as f64;
         part.mlm_loss /= count;
         part.mlm_accuracy /= count;
+        part.unigram_loss = guesses.unigram_loss();
+        part.majority_accuracy = guesses.majority_accuracy();
     }
     Ok(parts)
+}
+
+/// In the order of the fields of [`ByCorruption`].
+const CORRUPTIONS: [Corruption; 3] = [Corruption::Mask, Corruption::Random, Corruption::Keep];
+
+/// The labels of a batch at positions of one kind.
+fn only(batch: &HostBatch, corruption: Corruption) -> HostBatch {
+    let labels = batch.labels.iter().zip(&batch.corruptions);
+    let labels = labels.filter(|&(_, &c)| c == corruption).map(|(&label, _)| label).collect();
+    HostBatch { labels, ..HostBatch::default() }
 }
 
 /// Adds up losses and hits of a batch.
@@ -265,12 +290,15 @@ fn tally(batch: &HostBatch, predictions: &Predictions, parts: &mut ByCorruption)
 
 /// The predicted tokens told apart, a line each.
 fn parts_table(parts: &ByCorruption) -> String {
+    let beside = |guess: Option<String>| guess.map_or(String::new(), |guess| format!(" [{guess}]"));
     let line = |(name, part): (&str, Part)| {
         format!(
-            "{name:<10}{:>8} tokens  loss {:.4}  accuracy {}\n",
+            "{name:<10}{:>8} tokens  loss {:.4}{}  accuracy {}{}\n",
             grouped(part.masked),
             part.mlm_loss,
-            percent(part.mlm_accuracy)
+            beside(part.unigram_loss.map(|x| format!("{x:.4}"))),
+            percent(part.mlm_accuracy),
+            beside(part.majority_accuracy.map(percent))
         )
     };
     [("masked", parts.mask), ("random", parts.random), ("kept", parts.keep)].map(line).concat()

@@ -18,7 +18,7 @@ use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, show};
 use crate::train::checkpoint::{self, Manifest, STATE};
 use crate::train::config::hex;
 use crate::train::run_dir::{self, METRICS};
-use crate::train::{EpochShape, RunConfig, metrics};
+use crate::train::{RunConfig, metrics, start_of_step};
 use crate::vocab::Tokenizer;
 use crate::{Error, Result};
 
@@ -194,12 +194,8 @@ impl Recorded {
 /// gives one sample that is the step itself; where lines are skipped, the one after the nearest checkpoint.
 fn nearest(run: &Path, config: &RunConfig, step: u64) -> Result<(u64, Cursor)> {
     if !config.sample.skip_bad_lines {
-        let shape = EpochShape {
-            documents: config.data.documents,
-            batch_size: config.collate.batch_size as u64,
-            accumulate: config.accumulate as u64,
-        };
-        return Ok((step, shape.cursor(step)));
+        let per_step = (config.collate.batch_size * config.accumulate) as u64;
+        return Ok((step, start_of_step(step, config.data.documents, per_step)));
     }
     for (saved, path) in checkpoint::list(&run_dir::checkpoints(run))? {
         if saved < step

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use super::eval;
 use super::flags::{Preset, corpus_at};
 use super::output::{grouped, print, tell};
-use super::train::{Opened, begin, check, defaults, execute, introduce, survey};
+use super::train::{Opened, begin, check, defaults, execute, introduce};
 use crate::collate::{CollateConfig, HostBatch};
 use crate::corpus::Corpus;
 use crate::model::{Engine, ModelConfig};
 use crate::sample::{PairLabel, SEGMENT_A, SEGMENT_B, SampleConfig};
 use crate::train::schedule::default_warmup;
-use crate::train::{Ending, EpochShape, Length, RunConfig, Runtime, Schedule, Stop};
+use crate::train::{DataConfig, Ending, Length, RunConfig, Runtime, Schedule, Stop};
 use crate::vocab::{Tokenizer, WordVocab};
 use crate::{Error, ErrorKind, Result, durable};
 
@@ -46,7 +46,7 @@ pub fn run(args: Args) -> Result<()> {
     let vocab = WordVocab::from_texts(text.lines(), None, 1);
     let (corpus, test) = (corpus_at(&train), corpus_at(&held_out));
     let opened = Opened::open(Box::new(vocab), &corpus, Some(&test))?;
-    let config = small(
+    let base = small(
         &args,
         defaults(
             Preset::Default,
@@ -54,16 +54,17 @@ pub fn run(args: Args) -> Result<()> {
             &*opened.tokenizer,
         ),
     );
+    let survey = opened.survey(&base)?;
+    let config = RunConfig { data: DataConfig { epoch: survey.epoch, ..base.data }, ..base };
     check(&config)?;
-    let tokens_per_sample = survey(&config, &opened)?;
-    let run = begin(&config, &opened, &directory)?;
+    let run = begin(&config, &opened, &survey, &directory)?;
     if !args.quiet {
         tell(format_args!(
             "a made-up language: {} pairs of sentences to learn it from, {} to measure with",
             grouped(opened.corpus.len()),
             grouped(opened.test.as_ref().map_or(0, |test| test.len()))
         ));
-        introduce(&config, &opened, &run, tokens_per_sample);
+        introduce(&config, &opened, &run, &survey);
     }
     let mut done = execute(&config, &opened, &run, None, args.quiet)?;
     if let Ending::Stopped(stop) = done.ending {
@@ -125,12 +126,8 @@ fn fresh(wanted: &Path) -> Result<PathBuf> {
 fn small(args: &Args, base: RunConfig) -> RunConfig {
     let sample = SampleConfig { seed: args.seed, seq_len: 32, ..base.sample };
     let collate = CollateConfig { batch_size: 32, seq_len: sample.seq_len, ..base.collate };
-    let shape = EpochShape {
-        documents: base.data.documents,
-        batch_size: collate.batch_size as u64,
-        accumulate: base.accumulate as u64,
-    };
-    let length = Length::new(None, Some(args.steps), shape);
+    // By steps alone: how many an epoch has does not matter.
+    let length = Length::new(None, Some(args.steps), 0);
     RunConfig {
         model: ModelConfig { hidden: 64, layers: 2, heads: 4, dropout: 0.0, ..base.model },
         schedule: Schedule {

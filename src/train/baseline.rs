@@ -1,10 +1,13 @@
 //! What guessing without reading would reach: the figures beside which a model's own mean something.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::collate::HostBatch;
 use crate::sample::PairLabel;
 use crate::vocab::Tokenizer;
+use crate::{Error, ErrorKind, Result, durable};
 
 /// The guess by frequency: every masked token is predicted from the counts of the vocabulary.
 #[derive(Clone, Debug)]
@@ -26,11 +29,12 @@ pub struct Guesses {
 }
 
 impl Unigram {
-    /// From the counts of the vocabulary; `None` where its file has none. The distribution covers what
-    /// can be a label: ordinary tokens, and the unknown token where that may be predicted. Each count is
-    /// raised by one, so that a word of an extended vocabulary does not cost infinitely much.
-    pub fn new(tokenizer: &dyn Tokenizer, predict_unknown: bool) -> Option<Self> {
-        let counts = tokenizer.counts()?;
+    /// From how often each id comes: the vocabulary's own counts or, where its file has none, `counted` by
+    /// the run; `None` where nobody counted. The distribution covers what can be a label: ordinary tokens, and
+    /// the unknown token where that may be predicted. Each count is raised by one, so that a word of an
+    /// extended vocabulary does not cost infinitely much.
+    pub fn new(tokenizer: &dyn Tokenizer, counted: Option<&[u64]>, predict_unknown: bool) -> Option<Self> {
+        let counts = tokenizer.counts().or(counted)?;
         let unknown = predict_unknown.then(|| tokenizer.specials().unknown);
         let candidates = || (0..tokenizer.ordinary_len()).map(|k| tokenizer.ordinary(k)).chain(unknown);
         let count = |id: u32| counts.get(id as usize).copied().unwrap_or(0);
@@ -42,6 +46,29 @@ impl Unigram {
             cost[id as usize] = (total / (count(id) as f64 + 1.0)).ln();
         }
         Some(Self { cost, most_frequent })
+    }
+}
+
+/// Most bytes of a file of counts: a million tokens with counts of sixteen digits.
+const MOST_OF_COUNTS: u64 = 16 << 20;
+
+/// Writes the counts of the tokens, in id order, as a JSON list.
+pub fn write_counts(path: &Path, counts: &[u64]) -> Result<()> {
+    let text = serde_json::to_vec(counts).expect("numbers always have a JSON form");
+    durable::write_file(path, &text)
+}
+
+/// Reads what [`write_counts`] wrote; `None` where there is no such file.
+///
+/// # Errors
+/// [`ErrorKind::Data`] where it is something else.
+pub fn read_counts(path: &Path) -> Result<Option<Vec<u64>>> {
+    match durable::read_at_most(path, MOST_OF_COUNTS) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| Error::data(format!("token counts {}: malformed", path.display())).caused_by(e)),
+        Err(error) if error.kind() == ErrorKind::MissingInput => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -115,6 +142,17 @@ mod tests {
         assert_eq!(sum.majority_accuracy(), Some(0.5));
         assert_eq!(sum.nsp_majority_accuracy(), Some(0.5));
         assert!((sum.nsp_chance_loss().unwrap() - 2f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn counts_come_back_from_their_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token_counts.json");
+        assert_eq!(read_counts(&path).unwrap(), None);
+        write_counts(&path, &[0, 7, u64::MAX]).unwrap();
+        assert_eq!(read_counts(&path).unwrap(), Some(vec![0, 7, u64::MAX]));
+        std::fs::write(&path, "[-1]").unwrap();
+        assert_eq!(read_counts(&path).unwrap_err().kind(), ErrorKind::Data);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::engine::{DeviceChoice, EngineKind};
 use super::schedule::Schedule;
-use super::steps::Length;
+use super::steps::{Epoch, Length};
 use crate::collate::CollateConfig;
 use crate::corpus::CorpusConfig;
 use crate::model::{ModelConfig, Optimizer};
@@ -47,6 +47,8 @@ pub struct DataConfig {
     /// 16 hexadecimal digits.
     pub corpus_fingerprint: String,
     pub documents: u64,
+    /// What an epoch of the corpus holds.
+    pub epoch: Epoch,
     /// What is evaluated on after each epoch.
     pub test: Option<CorpusConfig>,
     pub test_fingerprint: Option<String>,
@@ -87,7 +89,7 @@ pub struct Difference {
 }
 
 /// Fields that may differ on resume, as dotted prefixes. The paths may: content is held by fingerprints.
-const FREE: [&str; 9] = [
+const FREE: [&str; 10] = [
     "data.corpus.path",
     "data.corpus.io",
     "data.corpus.index_dir",
@@ -95,6 +97,7 @@ const FREE: [&str; 9] = [
     "data.test.io",
     "data.test.index_dir",
     "data.vocab",
+    "data.epoch",
     "length",
     "runtime",
 ];

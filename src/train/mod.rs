@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod run_dir;
 pub mod schedule;
 pub mod steps;
+mod survey;
 pub mod tensors;
 mod trainer;
 
@@ -36,5 +37,6 @@ pub use evaluate::{BatchSource, Evaluation, evaluate};
 pub use metrics::{EvaluationRecord, Figures, MetricsFile, Observer, Record, StepRecord};
 pub use run_dir::RunDir;
 pub use schedule::{Schedule, ScheduleKind};
-pub use steps::{EpochShape, Length};
+pub use steps::{Epoch, Length, start_of_step};
+pub use survey::Survey;
 pub use trainer::{Ending, Stop, Trainer};

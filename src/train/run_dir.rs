@@ -12,6 +12,8 @@ use crate::{Error, ErrorKind, Result, durable};
 
 pub const CONFIG: &str = "config.json";
 pub const METRICS: &str = "metrics.jsonl";
+/// How often each token came in the first samples, where the vocabulary does not tell.
+pub const TOKEN_COUNTS: &str = "token_counts.json";
 const CHECKPOINTS: &str = "checkpoints";
 const LOCK: &str = "lock";
 

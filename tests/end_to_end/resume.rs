@@ -14,8 +14,8 @@ use bertstream::sample::SampleConfig;
 use bertstream::train::checkpoint::{self, Progress};
 use bertstream::train::evaluate::{OneEpoch, evaluation_samples};
 use bertstream::train::{
-    BatchSource, DataConfig, DeviceChoice, Ending, EngineKind, EpochShape, Length, RunConfig, RunDir,
-    Runtime, Schedule, ScheduleKind, Stop, Trainer, engine,
+    BatchSource, DataConfig, DeviceChoice, Ending, EngineKind, Epoch, Length, RunConfig, RunDir, Runtime,
+    Schedule, ScheduleKind, Stop, Trainer, engine,
 };
 use bertstream::vocab::{Tokenizer, WordVocab};
 
@@ -38,8 +38,7 @@ const ANOTHER: Way = Way { io: Io::Memory, workers: 0, threads: 2 };
 /// 2 epochs of 8 batches (the last one short) through a tiny model, dropout on.
 fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
     let sample = SampleConfig { seq_len: 16, ..SampleConfig::default() };
-    let shape =
-        EpochShape { documents: LINES as u64, batch_size: BATCH as u64, accumulate: accumulate as u64 };
+    let epoch = Epoch::counted(LINES as u64, BATCH as u64);
     RunConfig {
         format: 1,
         data: DataConfig {
@@ -52,6 +51,7 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
             },
             corpus_fingerprint: String::new(),
             documents: LINES as u64,
+            epoch,
             test: None,
             test_fingerprint: None,
             vocab: "vocab.json".into(),
@@ -75,7 +75,7 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
         clip: Some(1.0),
         engine: EngineKind::Fused,
         device: DeviceChoice::Cpu,
-        length: Length::new(Some(2), None, shape),
+        length: Length::new(Some(2), None, epoch.steps(accumulate)),
         runtime: Runtime { workers: 0, threads: 1, log_freq: 1, eval_every: None, save_every: None, keep: 2 },
     }
 }

@@ -15,8 +15,8 @@ use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::{Corruption, Cursor, Origin, PairLabel, SampleConfig};
 use bertstream::train::checkpoint::{self, Progress};
 use bertstream::train::{
-    BatchSource, DataConfig, DeviceChoice, Ending, EngineKind, EpochShape, Length, MetricsFile, Observer,
-    Record, RunConfig, RunDir, Runtime, Schedule, ScheduleKind, Stop, Trainer,
+    BatchSource, DataConfig, DeviceChoice, Ending, EngineKind, Epoch, Length, MetricsFile, Observer, Record,
+    RunConfig, RunDir, Runtime, Schedule, ScheduleKind, Stop, Trainer,
 };
 
 pub const DOCUMENTS: u64 = 7;
@@ -24,7 +24,7 @@ pub const BATCH: u64 = 2;
 
 /// A run of 3 epochs of 7 documents in batches of 2: 4 batches an epoch, steps of `accumulate` batches.
 pub fn config(accumulate: usize) -> RunConfig {
-    let shape = EpochShape { documents: DOCUMENTS, batch_size: BATCH, accumulate: accumulate as u64 };
+    let epoch = Epoch::counted(DOCUMENTS, BATCH);
     RunConfig {
         format: 1,
         data: DataConfig {
@@ -37,6 +37,7 @@ pub fn config(accumulate: usize) -> RunConfig {
             },
             corpus_fingerprint: "00".into(),
             documents: DOCUMENTS,
+            epoch,
             test: None,
             test_fingerprint: None,
             vocab: "v.json".into(),
@@ -60,7 +61,7 @@ pub fn config(accumulate: usize) -> RunConfig {
         clip: Some(1.0),
         engine: EngineKind::Fused,
         device: DeviceChoice::Cpu,
-        length: Length::new(Some(3), None, shape),
+        length: Length::new(Some(3), None, epoch.steps(accumulate)),
         runtime: Runtime {
             workers: 0,
             threads: 1,

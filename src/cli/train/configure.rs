@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::super::flags::{Preset, corpus_at};
+use super::flags::Size;
 use super::{Args, cores, default_workers};
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::CorpusConfig;
@@ -11,9 +12,9 @@ use crate::sample::{PairTask, SampleConfig};
 use crate::train::config::FORMAT;
 use crate::train::schedule::{REFERENCE_LR, default_warmup};
 use crate::train::{
-    DataConfig, DeviceChoice, EngineKind, EpochShape, Length, RunConfig, Runtime, Schedule, ScheduleKind,
+    DataConfig, DeviceChoice, EngineKind, Epoch, Length, RunConfig, Runtime, Schedule, ScheduleKind,
 };
-use crate::vocab::Tokenizer;
+use crate::vocab::{SUBWORDS_FILE, Tokenizer};
 use crate::{Error, Result};
 
 /// Steps between two checkpoints where no flag says otherwise: minutes with the models that a CPU trains, and
@@ -36,7 +37,7 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
         },
         sample,
         model: ModelConfig {
-            arch: Arch::Reference,
+            arch: if tokenizer.file_name() == SUBWORDS_FILE { Arch::Bert } else { Arch::Reference },
             vocab_size: tokenizer.len(),
             hidden,
             layers: 8,
@@ -72,44 +73,47 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
 }
 
 impl Args {
-    /// These flags over a configuration. `resumed` tells whether that is of a run already begun, whose
-    /// length and warm-up hold where no flag says otherwise.
-    pub(super) fn over(&self, base: RunConfig, resumed: bool) -> Result<RunConfig> {
-        let (model, training, runtime) = (&self.model, &self.training, &self.runtime);
-        let sample = self.sample.over(base.sample);
-        let size = |flag: Option<u64>, base: usize| flag.map_or(base, |n| n as usize);
-        let collate = CollateConfig {
-            batch_size: size(training.batch_size, base.collate.batch_size),
-            seq_len: sample.seq_len,
-            pad_to: training.pad.unwrap_or(base.collate.pad_to),
+    /// What samples and batches look like: these flags over a configuration. The first thing to know, since
+    /// the length of an epoch follows from it.
+    pub(super) fn stages_over(&self, mut base: RunConfig) -> RunConfig {
+        base.sample = self.sample.over(base.sample);
+        base.collate = CollateConfig {
+            batch_size: self.training.batch_size.map_or(base.collate.batch_size, |n| n as usize),
+            seq_len: base.sample.seq_len,
+            pad_to: self.training.pad.unwrap_or(base.collate.pad_to),
             pad_id: base.collate.pad_id,
         };
+        base
+    }
+
+    /// All other flags over a configuration that has its stages from [`Self::stages_over`], and `epoch` from
+    /// looking at them. `resumed` tells whether that is of a run already begun, whose length and warm-up hold
+    /// where no flag says otherwise.
+    pub(super) fn over(&self, base: RunConfig, epoch: Epoch, resumed: bool) -> Result<RunConfig> {
+        let (model, training, runtime) = (&self.model, &self.training, &self.runtime);
+        let size = |flag: Option<u64>, base: usize| flag.map_or(base, |n| n as usize);
         let accumulate = size(training.accumulate, base.accumulate);
-        let shape = EpochShape {
-            documents: base.data.documents,
-            batch_size: collate.batch_size as u64,
-            accumulate: accumulate as u64,
-        };
         let length = match (training.epochs, training.steps) {
             (None, None) if resumed => base.length,
-            (epochs, steps) => Length::new(epochs, steps, shape),
+            (epochs, steps) => Length::new(epochs, steps, epoch.steps(accumulate)),
         };
-        let hidden = model.hidden.unwrap_or(base.model.hidden);
-        let arch = model.arch.unwrap_or(base.model.arch);
-        let max_positions = base.model.max_positions.max(sample.seq_len);
+        let shape = model.size.map(Size::shape);
+        let hidden = model.hidden.or(shape.map(|(_, hidden)| hidden)).unwrap_or(base.model.hidden);
+        let arch = model.arch.unwrap_or(if shape.is_some() { Arch::Bert } else { base.model.arch });
+        let max_positions = base.model.max_positions.max(base.sample.seq_len);
         let kind = training.schedule.unwrap_or(base.schedule.kind);
         let (engine, device, threads) = self.compute.over(resumed.then_some((base.engine, base.device)))?;
         let config = RunConfig {
             format: base.format,
-            data: base.data,
-            sample,
-            collate,
+            data: DataConfig { epoch, ..base.data },
+            sample: base.sample,
+            collate: base.collate,
             model: ModelConfig {
                 arch,
                 vocab_size: base.model.vocab_size,
                 hidden,
-                layers: model.layers.unwrap_or(base.model.layers),
-                heads: model.attn_heads.unwrap_or(base.model.heads),
+                layers: model.layers.or(shape.map(|(layers, _)| layers)).unwrap_or(base.model.layers),
+                heads: model.attn_heads.or(shape.map(|_| hidden.div_ceil(64))).unwrap_or(base.model.heads),
                 dropout: model.dropout.unwrap_or(base.model.dropout),
                 init: model.initializer.unwrap_or(match (arch, resumed) {
                     (Arch::Bert, false) => Init::Bert,
@@ -126,7 +130,7 @@ impl Args {
             },
             schedule: Schedule {
                 kind,
-                lr: training.lr.unwrap_or(base.schedule.lr),
+                lr: training.lr.or(model.size.map(Size::lr)).unwrap_or(base.schedule.lr),
                 warmup: match training.warmup {
                     Some(warmup) => warmup,
                     None if resumed => base.schedule.warmup,
@@ -249,12 +253,15 @@ mod tests {
             corpus,
             corpus_fingerprint: hex(1),
             documents: 1000,
+            epoch: Epoch::counted(1000, 64),
             test,
             test_fingerprint: None,
             vocab: "v.json".into(),
             vocab_fingerprint: hex(vocab.fingerprint()),
         };
-        args.over(defaults(args.preset.unwrap_or_default(), data, &vocab), false)
+        let base = args.stages_over(defaults(args.preset.unwrap_or_default(), data, &vocab));
+        let epoch = base.data.epoch;
+        args.over(base, epoch, false)
     }
 
     #[test]
@@ -278,6 +285,25 @@ mod tests {
         assert_eq!((config.clip, config.model.init, config.schedule.warmup), (Some(2.0), Init::Bert, 7));
         assert_eq!((config.sample.seq_len, config.collate.seq_len), (64, 64));
         assert_eq!((config.collate.pad_to, config.optimizer.kind), (PadTo::Longest, OptimizerKind::Adamw));
+    }
+
+    #[test]
+    fn published_sizes_are_shapes_of_bert() {
+        let check = |flags: &str, expected: (Arch, usize, usize, usize, f64)| {
+            let RunConfig { model, schedule, .. } = configure(flags).unwrap();
+            assert_eq!(
+                (model.arch, model.layers, model.hidden, model.heads, schedule.lr),
+                expected,
+                "{flags}"
+            );
+        };
+        check("--size tiny", (Arch::Bert, 2, 128, 2, 1e-3));
+        check("--size mini", (Arch::Bert, 4, 256, 4, 1e-3));
+        check("--size small", (Arch::Bert, 4, 512, 8, 5e-4));
+        check("--size medium", (Arch::Bert, 8, 512, 8, 5e-4));
+        check("--size base", (Arch::Bert, 12, 768, 12, 1e-4));
+        check("--size large", (Arch::Bert, 24, 1024, 16, 1e-4));
+        check("--size mini -l 2 --lr 2e-3 --arch reference", (Arch::Reference, 2, 256, 4, 2e-3));
     }
 
     #[test]

@@ -10,6 +10,10 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelFlags {
+    /// A published size of BERT, --arch bert: tiny (2 layers of 128), mini (4 of 256), small (4 of 512), medium
+    /// (8 of 512), base (12 of 768) or large (24 of 1024).
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
+    pub size: Option<Size>,
     /// Width of the model (`-hs` of the reference) [default: 256].
     #[arg(short = 'H', long, value_name = "N")]
     pub hidden: Option<usize>,
@@ -22,12 +26,48 @@ pub struct ModelFlags {
     /// Rate of every dropout layer [default: 0.1].
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub dropout: Option<f32>,
-    /// How weights start [default: xavier; with --arch bert: bert; reference: torch].
+    /// How weights start [default: xavier; with --arch bert: bert; --preset reference: torch].
     #[arg(long, value_name = "HOW")]
     pub initializer: Option<Init>,
-    /// Which model is trained [default: reference].
+    /// Which model is trained [default: bert for subword tokenizers, reference for words and characters].
     #[arg(long, value_name = "NAME")]
     pub arch: Option<Arch>,
+}
+
+/// The published sizes of BERT: base and large of Devlin et al. 2018 (section 3), the others of Turc et al.
+/// 2019 (table 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Size {
+    Tiny,
+    Mini,
+    Small,
+    Medium,
+    Base,
+    Large,
+}
+
+impl Size {
+    /// Layers, and their width; a head has 64 columns in all of them.
+    pub fn shape(self) -> (usize, usize) {
+        match self {
+            Self::Tiny => (2, 128),
+            Self::Mini => (4, 256),
+            Self::Small => (4, 512),
+            Self::Medium => (8, 512),
+            Self::Base => (12, 768),
+            Self::Large => (24, 1024),
+        }
+    }
+
+    /// The learning rate where none is asked for: the published 1e-4 for the two large ones; small models
+    /// bear, and on a CPU's budget of steps need, more.
+    pub fn lr(self) -> f64 {
+        match self {
+            Self::Tiny | Self::Mini => 1e-3,
+            Self::Small | Self::Medium => 5e-4,
+            Self::Base | Self::Large => 1e-4,
+        }
+    }
 }
 
 /// How the model is trained.

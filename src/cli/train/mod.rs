@@ -9,14 +9,13 @@ use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{self, Corpus, CorpusConfig};
 use crate::model::{Engine, Layout, ModelConfig};
 use crate::pipeline::Plan;
-use crate::sample::Cursor;
 use crate::train::checkpoint::{self, Checkpoint, Progress};
 use crate::train::config::hex;
 use crate::train::evaluate::{OneEpoch, evaluation_samples};
-use crate::train::run_dir::{self, CONFIG, METRICS};
+use crate::train::run_dir::{self, CONFIG, METRICS, TOKEN_COUNTS};
 use crate::train::{
-    BatchSource, DataConfig, Ending, EvaluationRecord, MetricsFile, Observer, Record, RunConfig, RunDir,
-    StepRecord, Trainer, Unigram, engine,
+    BatchSource, DataConfig, Ending, Epoch, EvaluationRecord, MetricsFile, Observer, Record, RunConfig,
+    RunDir, StepRecord, Survey, Trainer, Unigram, baseline, engine,
 };
 use crate::vocab::{self, Tokenizer};
 use crate::{Error, Result};
@@ -107,12 +106,18 @@ impl Opened {
         Plan { corpus: &*self.corpus, tokenizer: &*self.tokenizer, sample: &config.sample, workers }
     }
 
-    /// What of the configuration follows from what was opened.
+    /// Looks at the beginning of the training data, before anything is written.
+    pub fn survey(&self, config: &RunConfig) -> Result<Survey> {
+        Survey::of(self.plan(config, config.runtime.workers), &config.collate)
+    }
+
+    /// What of the configuration follows from what was opened; the epoch as if each document gave a sample.
     pub fn data(&self, corpus: CorpusConfig, test: Option<CorpusConfig>, vocab: PathBuf) -> DataConfig {
         DataConfig {
             corpus,
             corpus_fingerprint: hex(self.corpus.fingerprint()),
             documents: self.corpus.len(),
+            epoch: Epoch::counted(self.corpus.len(), 1),
             test,
             test_fingerprint: self.test.as_ref().map(|t| hex(t.fingerprint())),
             vocab,
@@ -136,22 +141,25 @@ fn start(args: &Args) -> Result<()> {
     let (corpus, test) = args.corpora(None)?;
     let opened = Opened::open(vocab::load(vocab)?, &corpus, test.as_ref())?;
     let data = opened.data(corpus, test, vocab.clone());
-    let base = defaults(args.preset.unwrap_or_default(), data, &*opened.tokenizer);
-    let config = args.over(base, false)?;
-    let tokens_per_sample = survey(&config, &opened)?;
-    check_memory(&config, tokens_per_sample)?;
-    let run = begin(&config, &opened, output)?;
+    let base = args.stages_over(defaults(args.preset.unwrap_or_default(), data, &*opened.tokenizer));
+    let survey = opened.survey(&base)?;
+    let config = args.over(base, survey.epoch, false)?;
+    check_memory(&config, &survey)?;
+    let run = begin(&config, &opened, &survey, output)?;
     if !args.quiet {
-        introduce(&config, &opened, &run, tokens_per_sample);
+        introduce(&config, &opened, &run, &survey);
     }
     let done = execute(&config, &opened, &run, None, args.quiet)?;
     conclude(&config, &run, &done, args.json)
 }
 
 /// Makes the directory of a new run, with all that is in it before the first step.
-pub fn begin(config: &RunConfig, opened: &Opened, output: &Path) -> Result<RunDir> {
+pub fn begin(config: &RunConfig, opened: &Opened, survey: &Survey, output: &Path) -> Result<RunDir> {
     let run = RunDir::create(output)?;
     opened.tokenizer.save(&run.file(opened.tokenizer.file_name()))?;
+    if let Some(counts) = &survey.token_counts {
+        baseline::write_counts(&run.file(TOKEN_COUNTS), counts)?;
+    }
     run.write_config(config)?;
     Ok(run)
 }
@@ -167,10 +175,11 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
         model: ModelConfig { vocab_size: opened.tokenizer.len(), ..stored.model.clone() },
         ..stored.clone()
     };
-    let config = args.over(base, true)?;
+    let base = args.stages_over(base);
+    let survey = opened.survey(&base)?;
+    let config = args.over(base, survey.epoch, true)?;
     stored.accept(&config)?;
-    let tokens_per_sample = survey(&config, &opened)?;
-    check_memory(&config, tokens_per_sample)?;
+    check_memory(&config, &survey)?;
     let layout = Layout::new(&config.model);
     let (found, refused) = checkpoint::load_newest(&run.checkpoints(), &layout, &config.fingerprint())?;
     let step = found.as_ref().map_or(0, |c| c.manifest.progress.step);
@@ -193,7 +202,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
         run.write_config(&config)?;
     }
     if !args.quiet {
-        introduce(&config, &opened, &run, tokens_per_sample);
+        introduce(&config, &opened, &run, &survey);
     }
     let done = execute(&config, &opened, &run, found, args.quiet)?;
     conclude(&config, &run, &done, args.json)
@@ -263,7 +272,8 @@ pub fn execute(
     if let Some(checkpoint) = from {
         engine.restore(checkpoint.state)?;
     }
-    let unigram = Unigram::new(&*opened.tokenizer, config.sample.predict_unknown);
+    let counts = baseline::read_counts(&run.file(TOKEN_COUNTS))?;
+    let unigram = Unigram::new(&*opened.tokenizer, counts.as_deref(), config.sample.predict_unknown);
     let test_samples = evaluation_samples(&config.sample);
     let test_collate = CollateConfig { pad_to: PadTo::Longest, ..config.collate.clone() };
     let test = opened.test.as_deref().map(|corpus| OneEpoch {
@@ -292,28 +302,6 @@ pub fn execute(
     let ending = plan.batches(&config.collate, cursor, epochs, |batches| trainer.run(batches))?;
     let progress = trainer.progress;
     Ok(Done { ending, progress, engine, last_step: newest.step, last_test: newest.test })
-}
-
-/// Tokens of a sample, from the first batches: they prove that samples can be made of the corpus, before
-/// anything is written.
-pub fn survey(config: &RunConfig, opened: &Opened) -> Result<f64> {
-    const SURVEYED: usize = 4;
-    let plan = opened.plan(config, 0);
-    let (rows, tokens) = plan.batches(&config.collate, Cursor::default(), 1, |batches| {
-        let mut sum = (0, 0);
-        for batch in batches.take(SURVEYED) {
-            let batch = batch?;
-            sum = (sum.0 + batch.rows, sum.1 + batch.tokens());
-        }
-        Ok(sum)
-    })?;
-    if rows == 0 {
-        return Err(Error::data(format!(
-            "corpus {}: no sample can be made of it; `bertstream corpus --check` tells why",
-            config.data.corpus.path.display()
-        )));
-    }
-    Ok(tokens as f64 / rows as f64)
 }
 
 #[cfg(test)]

@@ -4,18 +4,14 @@ use super::super::output::{print, tell};
 use super::{Done, Opened};
 use crate::train::checkpoint::Progress;
 use crate::train::{
-    DeviceChoice, Ending, EpochShape, EvaluationRecord, RunConfig, RunDir, Runtime, StepRecord, Stop, memory,
+    DeviceChoice, Ending, EvaluationRecord, RunConfig, RunDir, Runtime, StepRecord, Stop, Survey, memory,
 };
 use crate::{Error, ErrorKind, Result};
 
 /// Tells what is about to happen.
-pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, tokens_per_sample: f64) {
-    let documents = config.data.documents;
-    let shape = EpochShape {
-        documents,
-        batch_size: config.collate.batch_size as u64,
-        accumulate: config.accumulate as u64,
-    };
+pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Survey) {
+    let Survey { epoch, tokens_per_sample, .. } = survey;
+    let about = if epoch.exact { "" } else { "about " };
     let Runtime { workers, threads, .. } = config.runtime;
     tell(format_args!(
         "model     {:.2} M parameters: {} tokens, hidden {}, {} layers, {} heads",
@@ -26,22 +22,23 @@ pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, tokens_per_s
         config.model.heads
     ));
     tell(format_args!(
-        "data      {}: {documents} samples and about {:.2} M tokens an epoch ({tokens_per_sample:.1} a sample)",
+        "data      {}: {about}{} samples and about {:.2} M tokens an epoch ({tokens_per_sample:.1} a sample)",
         config.data.corpus.path.display(),
-        documents as f64 * tokens_per_sample / 1e6
+        epoch.samples,
+        epoch.samples as f64 * tokens_per_sample / 1e6
     ));
     if let (Some(test), Some(path)) = (&opened.test, &config.data.test) {
-        tell(format_args!("test      {}: {} samples", path.path.display(), test.len()));
+        tell(format_args!("test      {}: {} documents", path.path.display(), test.len()));
     }
     let accumulated = match config.accumulate {
         1 => String::new(),
         n => format!("{n} x "),
     };
     tell(format_args!(
-        "length    {} steps of {accumulated}{} samples, {} an epoch, warm-up {}",
+        "length    {} steps of {accumulated}{} rows, {about}{} an epoch, warm-up {}",
         config.length.total,
         config.collate.batch_size,
-        shape.steps(),
+        epoch.steps(config.accumulate),
         config.schedule.warmup
     ));
     tell(format_args!(
@@ -50,7 +47,7 @@ pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, tokens_per_s
         config.device,
         counted(threads, "thread"),
         counted(workers, "worker"),
-        shown(needed_bytes(config, tokens_per_sample))
+        shown(needed_bytes(config, survey))
     ));
     tell(format_args!("run       {}", run.path().display()));
     tell(format_args!(
@@ -60,16 +57,15 @@ pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, tokens_per_s
 }
 
 /// About the bytes that this training takes.
-fn needed_bytes(config: &RunConfig, tokens_per_sample: f64) -> f64 {
-    let rows = config.data.documents.min(config.collate.batch_size as u64) as f64;
-    memory::training_bytes(&config.model, rows * tokens_per_sample, tokens_per_sample)
+fn needed_bytes(config: &RunConfig, survey: &Survey) -> f64 {
+    memory::training_bytes(&config.model, survey.tokens_per_batch, survey.tokens_per_sample)
 }
 
 /// Refuses a training that does not fit into the memory there is, before anything of it is taken. What a GPU
 /// holds is not asked after.
-pub fn check_memory(config: &RunConfig, tokens_per_sample: f64) -> Result<()> {
+pub fn check_memory(config: &RunConfig, survey: &Survey) -> Result<()> {
     let Some(available) = available_bytes() else { return Ok(()) };
-    let needed = needed_bytes(config, tokens_per_sample);
+    let needed = needed_bytes(config, survey);
     if config.device != DeviceChoice::Cpu || needed <= available {
         return Ok(());
     }
