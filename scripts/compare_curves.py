@@ -16,6 +16,13 @@ import json
 import pathlib
 
 
+STYLE = (
+    "svg{background:#fff} text{font:11px sans-serif;fill:#334155} .title{font-weight:bold;font-size:13px}"
+    " .end{text-anchor:end} .middle{text-anchor:middle} .grid{stroke:#e2e8f0}"
+    " .base{stroke:#64748b;stroke-dasharray:4 4} polyline{fill:none;stroke-width:2}"
+)
+
+
 def records(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -86,12 +93,7 @@ def draw(path, start, theirs, ours):
         ("bert-pytorch", line(theirs, "nsp_accuracy"), "#c2410c"),
         ("bertstream", line(ours, "nsp_accuracy"), "#2563eb"),
     ]
-    style = (
-        "svg{background:#fff} text{font:11px sans-serif;fill:#334155} .title{font-weight:bold;font-size:13px}"
-        " .end{text-anchor:end} .middle{text-anchor:middle} .grid{stroke:#e2e8f0}"
-        " .base{stroke:#64748b;stroke-dasharray:4 4} polyline{fill:none;stroke-width:2}"
-    )
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 270">', f"<style>{style}</style>"]
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 270">', f"<style>{STYLE}</style>"]
     guess = start["unigram_mlm_loss_known"]
     parts += panel(0, "Masked words: loss, nats (held out)", "{:.1f}".format, words, guess, tokens)
     majority = start["majority_nsp_accuracy"]
