@@ -1,5 +1,7 @@
 //! What is told before a training, of memory among others, and after it.
 
+use std::path::{Path, PathBuf};
+
 use super::super::output::{print, tell};
 use super::{Done, Opened};
 use crate::train::checkpoint::Progress;
@@ -81,12 +83,27 @@ pub fn check_memory(config: &RunConfig, survey: &Survey) -> Result<()> {
     )))
 }
 
-/// Memory that can be had without swapping, where the system tells.
+/// Memory that can be had without swapping, where the system tells: the machine's, or what the control groups
+/// of this process (a container's limit) leave of it.
 fn available_bytes() -> Option<f64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(1024.0 * kibibytes)
+    Some(left_by_groups(Path::new("/sys/fs/cgroup")).fold(1024.0 * kibibytes, f64::min))
+}
+
+/// What each control group that this process is in leaves of its limit. `root` is where the second version of
+/// control groups is mounted; groups without a limit, or of the first version, tell nothing.
+fn left_by_groups(root: &Path) -> impl Iterator<Item = f64> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
+    let groups: Vec<PathBuf> = Path::new(&own).ancestors().map(|group| root.join(group)).collect();
+    groups.into_iter().filter_map(|group| {
+        let number = |file: &str| -> Option<f64> {
+            std::fs::read_to_string(group.join(file)).ok()?.trim().parse().ok()
+        };
+        Some((number("memory.max")? - number("memory.current")?).max(0.0))
+    })
 }
 
 /// `11 MiB`, `22.6 GiB`.
@@ -165,4 +182,21 @@ pub(super) fn already_finished(run: &RunDir, progress: &Progress, json: bool) ->
         return print_json(run, progress, None, None);
     }
     print(format_args!("{directory}: already finished at step {step}; --steps N with N above {step} goes on"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_the_root_group_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = || left_by_groups(dir.path()).collect::<Vec<_>>();
+        assert!(left().is_empty());
+        std::fs::write(dir.path().join("memory.current"), "600\n").unwrap();
+        for (max, expected) in [("max\n", vec![]), ("1000\n", vec![400.0]), ("500\n", vec![0.0])] {
+            std::fs::write(dir.path().join("memory.max"), max).unwrap();
+            assert_eq!(left(), expected, "{max}");
+        }
+    }
 }
