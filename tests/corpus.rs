@@ -4,7 +4,7 @@ use std::fs::{self, File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use bertstream::corpus::{self, Corpus, CorpusConfig, Io, PairCorpus};
+use bertstream::corpus::{self, Corpus, CorpusConfig, Format, IndexFile, Io, Sources, TextCorpus, scan_text};
 use bertstream::{Error, ErrorKind};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -26,22 +26,21 @@ impl Text {
     }
 
     fn config(&self) -> CorpusConfig {
-        CorpusConfig {
-            path: self.path.clone(),
-            io: Io::Mmap,
-            lines: None,
-            encoding: "utf-8".into(),
-            index_dir: None,
-        }
+        CorpusConfig::at(&self.path)
     }
 
-    fn open(&self) -> PairCorpus {
-        PairCorpus::open(&self.config()).unwrap()
+    fn open(&self) -> TextCorpus {
+        TextCorpus::open(&self.config()).unwrap()
     }
 
     fn index(&self) -> PathBuf {
         self.dir.path().join("text.tsv.bsidx")
     }
+}
+
+/// Where a corpus' index is.
+fn index_file(corpus: &TextCorpus) -> IndexFile {
+    corpus.text_file().unwrap().index_file().clone()
 }
 
 /// Every document as (line, first, second), or its error's message with the file called F.
@@ -60,7 +59,7 @@ fn documents(corpus: &dyn Corpus) -> Vec<Result<(u64, String, String), String>> 
 }
 
 fn refused(config: &CorpusConfig) -> Error {
-    match PairCorpus::open(config) {
+    match TextCorpus::open(config) {
         Ok(corpus) => panic!("{} documents", corpus.len()),
         Err(error) => error,
     }
@@ -82,7 +81,7 @@ fn the_same_text_in_any_guise_gives_the_same_documents() {
     ] {
         let text = Text::new(content);
         for io in [Io::Mmap, Io::Memory] {
-            let corpus = PairCorpus::open(&CorpusConfig { io, ..text.config() }).unwrap();
+            let corpus = TextCorpus::open(&CorpusConfig { io, ..text.config() }).unwrap();
             assert_eq!(documents(&corpus), expected, "{guise}, {io:?}");
         }
     }
@@ -141,7 +140,6 @@ fn files_that_are_no_corpus_end_with_the_code_of_their_class() {
     let named = |path: &Path| CorpusConfig { path: path.to_owned(), ..text.config() };
     let code = |config: &CorpusConfig| refused(config).kind().exit_code();
     assert_eq!(code(&named(&text.dir.path().join("missing.tsv"))), 66);
-    assert_eq!(code(&named(text.dir.path())), 66);
     assert_eq!(code(&named(Path::new("/dev/null"))), 65);
     assert_eq!(code(&named(Path::new(""))), 66);
     assert_eq!(code(&CorpusConfig { encoding: "klingon".into(), ..text.config() }), 2);
@@ -161,7 +159,7 @@ fn one_line_is_a_corpus() {
 #[test]
 fn a_part_is_the_first_lines_and_has_its_own_fingerprint() {
     let text = Text::new("a\tb\n".repeat(1000));
-    let part = |lines| PairCorpus::open(&CorpusConfig { lines: Some(lines), ..text.config() }).unwrap();
+    let part = |lines| TextCorpus::open(&CorpusConfig { lines: Some(lines), ..text.config() }).unwrap();
     for (asked, given) in [(1, 1), (999, 999), (1000, 1000), (2000, 1000)] {
         assert_eq!(part(asked).len(), given);
     }
@@ -190,7 +188,7 @@ fn the_fingerprint_is_of_the_content_and_of_nothing_else() {
         index_dir: Some(elsewhere.path().join("made/on/demand")),
         ..moved.config()
     };
-    assert_eq!(PairCorpus::open(&memory).unwrap().fingerprint(), original);
+    assert_eq!(TextCorpus::open(&memory).unwrap().fingerprint(), original);
     assert!(!moved.index().exists(), "the index goes where it was told to");
     assert_ne!(Text::new(PLAIN.replace("six", "sex").replace("one", "two")).open().fingerprint(), original);
 }
@@ -201,18 +199,18 @@ fn corpora_of_one_name_share_an_index_directory() {
     let shared = tempfile::tempdir().unwrap();
     let open = |text: &Text| {
         let index_dir = Some(shared.path().to_owned());
-        PairCorpus::open(&CorpusConfig { index_dir, ..text.config() }).unwrap()
+        TextCorpus::open(&CorpusConfig { index_dir, ..text.config() }).unwrap()
     };
-    assert!(open(&one).index_file().built && open(&two).index_file().built);
-    assert!(!open(&one).index_file().built && !open(&two).index_file().built);
+    assert!(index_file(&open(&one)).built && index_file(&open(&two)).built);
+    assert!(!index_file(&open(&one)).built && !index_file(&open(&two)).built);
     assert_eq!(documents(&open(&two)), [Ok((1, "c".into(), "d".into()))]);
 }
 
 /// Changes a corpus behind its index and expects to see the new content.
 fn check_change(keeps_time: bool, change: impl FnOnce(&Path)) {
     let text = Text::new(PLAIN.repeat(100));
-    assert!(text.open().index_file().built);
-    assert!(!text.open().index_file().built, "a fresh index is used");
+    assert!(index_file(&text.open()).built);
+    assert!(!index_file(&text.open()).built, "a fresh index is used");
     let time = fs::metadata(&text.path).unwrap().modified().unwrap();
     change(&text.path);
     if keeps_time {
@@ -221,7 +219,7 @@ fn check_change(keeps_time: bool, change: impl FnOnce(&Path)) {
     }
     let content = fs::read(&text.path).unwrap();
     let corpus = text.open();
-    assert!(corpus.index_file().built, "a stale index is not used");
+    assert!(index_file(&corpus).built, "a stale index is not used");
     assert!(documents(&corpus) == documents(&Text::new(content).open()), "old lines are seen");
 }
 
@@ -251,7 +249,7 @@ fn a_damaged_index_is_made_again() {
     let check = |damaged: &[u8]| {
         fs::write(text.index(), damaged).unwrap();
         let corpus = text.open();
-        assert!(corpus.index_file().built);
+        assert!(index_file(&corpus).built);
         assert_eq!((corpus.len(), corpus.fingerprint()), (40_000, expected));
         assert_eq!(fs::read(text.index()).unwrap(), whole);
     };
@@ -269,7 +267,7 @@ fn a_directory_that_cannot_be_written_costs_the_index_file_only() {
     // Nobody, root included, can put a file where a directory is.
     fs::create_dir(text.index()).unwrap();
     let corpus = text.open();
-    assert_eq!(corpus.index_file().path, None);
+    assert_eq!(index_file(&corpus).path, None);
     assert_eq!(documents(&corpus), documents(&Text::new(PLAIN).open()));
 }
 
@@ -279,7 +277,7 @@ fn check_encoding(label: &str, content: Vec<u8>, utf8: &str) {
     let text = Text::new(content);
     for io in [Io::Mmap, Io::Memory, Io::Mmap] {
         let config = CorpusConfig { io, encoding: label.into(), ..text.config() };
-        assert_eq!(documents(&PairCorpus::open(&config).unwrap()), expected, "{label}, {io:?}");
+        assert_eq!(documents(&TextCorpus::open(&config).unwrap()), expected, "{label}, {io:?}");
     }
 }
 
@@ -317,7 +315,7 @@ fn a_malformed_character_spoils_its_own_line_in_every_encoding() {
     for (label, content) in [("utf-16", utf16), ("euc-kr", b"a\tb\nc\xff\td\ne\tf\n".to_vec())] {
         let text = Text::new(content);
         let config = CorpusConfig { encoding: label.into(), ..text.config() };
-        let found = documents(&PairCorpus::open(&config).unwrap());
+        let found = documents(&TextCorpus::open(&config).unwrap());
         assert_eq!(found[0], Ok((1, "a".into(), "b".into())));
         assert!(found[1].clone().unwrap_err().contains("line 2: byte 2: not text"), "{:?}", found[1]);
         assert_eq!(found[2], Ok((3, "e".into(), "f".into())));
@@ -329,7 +327,7 @@ fn a_damaged_copy_in_utf_8_is_made_again() {
     let content: Vec<u8> = PLAIN.repeat(10).encode_utf16().flat_map(u16::to_le_bytes).collect();
     let text = Text::new(content);
     let config = CorpusConfig { encoding: "utf-16le".into(), ..text.config() };
-    let corpus = PairCorpus::open(&config).unwrap();
+    let corpus = TextCorpus::open(&config).unwrap();
     let expected = documents(&corpus);
     let copies = || {
         fs::read_dir(text.dir.path())
@@ -341,12 +339,12 @@ fn a_damaged_copy_in_utf_8_is_made_again() {
     let [copy] = &copies()[..] else { panic!("{:?}", copies()) };
     for damage in ["", "a\tb\n", &PLAIN.repeat(9)] {
         fs::write(copy, damage).unwrap();
-        let corpus = PairCorpus::open(&config).unwrap();
-        assert!(corpus.index_file().built);
+        let corpus = TextCorpus::open(&config).unwrap();
+        assert!(index_file(&corpus).built);
         assert_eq!(documents(&corpus), expected);
     }
     fs::remove_file(copy).unwrap();
-    assert_eq!(documents(&PairCorpus::open(&config).unwrap()), expected);
+    assert_eq!(documents(&TextCorpus::open(&config).unwrap()), expected);
     assert_eq!(copies().len(), 1);
 }
 
@@ -393,12 +391,12 @@ fn a_scan_sees_the_bytes_of_every_line_in_order() {
     let content = PLAIN.repeat(50) + "no\tend";
     let text = Text::new(&content);
     for lines in [None, Some(1), Some(16), Some(17), Some(151)] {
-        let corpus = PairCorpus::open(&CorpusConfig { lines, ..text.config() }).unwrap();
+        let corpus = TextCorpus::open(&CorpusConfig { lines, ..text.config() }).unwrap();
         let mut seen = Vec::new();
         corpus
-            .scan(|id, line| {
-                assert_eq!(id, seen.len() as u64);
-                seen.push(line.to_vec());
+            .scan(|id, record| {
+                assert_eq!((id, record.line), (seen.len() as u64, seen.len() as u64 + 1));
+                seen.push(record.raw.to_vec());
                 Ok(())
             })
             .unwrap();
@@ -407,6 +405,427 @@ fn a_scan_sees_the_bytes_of_every_line_in_order() {
             content.split_inclusive('\n').take(most).map(|line| line.as_bytes().to_vec()).collect();
         assert_eq!(seen, expected);
     }
+}
+
+// All formats.
+
+/// A document as it reads: its sentences.
+type Read = Vec<String>;
+
+/// Every format with how it is told apart, and how documents are written in it: a file of this name.
+const FORMATS: [(&str, Format); 5] = [
+    ("pairs.tsv", Format::Pairs),
+    ("sentences.txt", Format::Sentences),
+    ("lines.jsonl", Format::Jsonl),
+    ("plain.txt", Format::Text),
+    ("directory", Format::Text),
+];
+
+/// Writes documents, whose sentences are such as a splitter finds, at `path` in the format that has this name.
+fn write_as(name: &str, path: &Path, documents: &[Read], line_end: &str) {
+    let joined = |documents: &[String], between: &str| documents.join(between) + between;
+    let each = |write: &dyn Fn(&Read) -> String| documents.iter().map(write).collect::<Vec<_>>();
+    let text = match name {
+        "pairs.tsv" => joined(&each(&|d| d.join("\t")), line_end),
+        "sentences.txt" => joined(&each(&|d| joined(d, line_end)), line_end),
+        "lines.jsonl" => {
+            let object = |d: &Read| {
+                serde_json::json!({ "id": [1, { "text": 2 }], "text": d.join(" "), "z": null }).to_string()
+            };
+            joined(&each(&object), line_end)
+        }
+        "plain.txt" => joined(&each(&|d| d.join(" ")), line_end),
+        _ => {
+            fs::create_dir(path).unwrap();
+            for (n, document) in documents.iter().enumerate() {
+                fs::write(path.join(format!("{n:05}.txt")), document.join(line_end)).unwrap();
+            }
+            return;
+        }
+    };
+    fs::write(path, text).unwrap();
+}
+
+/// Every document's sentences, or what is wrong with it.
+fn read_all(corpus: &dyn Corpus) -> Vec<Result<Read, String>> {
+    let read = |id| {
+        let document = corpus.document(id).map_err(|error| {
+            assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+            error.to_string().replace(&corpus.path().display().to_string(), "F")
+        })?;
+        Ok(document.sentences.iter().map(|sentence| sentence.text.to_string()).collect())
+    };
+    (0..corpus.len()).map(read).collect()
+}
+
+fn good(documents: &[Read]) -> Vec<Result<Read, String>> {
+    documents.iter().cloned().map(Ok).collect()
+}
+
+/// What every format must do, with both readers.
+fn check_format(name: &str, format: Format, documents: &[Read]) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    write_as(name, &path, documents, "\n");
+    let config = CorpusConfig { format: Some(format), ..CorpusConfig::at(&path) };
+    let mapped = TextCorpus::open(&config).unwrap();
+    let memory = TextCorpus::open(&CorpusConfig { io: Io::Memory, ..config.clone() }).unwrap();
+    assert_eq!(mapped.fingerprint(), memory.fingerprint(), "{name}");
+    for corpus in [&mapped, &memory] {
+        assert_eq!(read_all(corpus), good(documents), "{name}");
+        assert_eq!(corpus.shape(), format.shape());
+        assert_eq!(corpus.document(corpus.len()).unwrap_err().kind(), ErrorKind::Internal);
+        // In any order, and by a scan.
+        for id in (0..corpus.len()).rev() {
+            assert_eq!(corpus.document(id).unwrap().sentences.len(), documents[id as usize].len());
+        }
+        let mut scanned = Vec::new();
+        corpus
+            .scan(|id, record| {
+                assert_eq!(id, scanned.len() as u64);
+                let document = corpus.parse(&record.raw, record.line, record.size).unwrap();
+                assert_eq!(document, corpus.document(id).unwrap());
+                scanned.push(document.sentences.len());
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(scanned.len(), documents.len());
+        let mut text = Vec::new();
+        scan_text(corpus, false, |document| {
+            text.push(document.to_owned());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(text, documents.iter().map(|d| d.join("\n")).collect::<Vec<_>>());
+    }
+    // Other line ends are other bytes, and the same documents.
+    let crlf = directory.path().join("crlf").join(name);
+    fs::create_dir(crlf.parent().unwrap()).unwrap();
+    write_as(name, &crlf, documents, "\r\n");
+    assert_eq!(read_all(&TextCorpus::open(&CorpusConfig { path: crlf, ..config }).unwrap()), good(documents));
+}
+
+fn sentences(documents: &[&[&str]]) -> Vec<Read> {
+    documents.iter().map(|document| document.iter().map(|s| s.to_string()).collect()).collect()
+}
+
+#[test]
+fn every_format_and_reader_gives_the_same_documents() {
+    let documents = sentences(&[
+        &["One sentence.", "And a \u{4e00}\u{3002}"],
+        &["Zwei S\u{e4}tze!", "Ist das so?"],
+        &["\"Quoted\\.\"", "End."],
+    ]);
+    for (name, format) in FORMATS {
+        check_format(name, format, &documents);
+        check_format(name, format, &vec![documents.clone(); 300].concat());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Documents written in any format come back.
+    #[test]
+    fn documents_come_back_from_every_format(
+        documents in prop::collection::vec(
+            prop::collection::vec("[A-Z][a-z\u{e9}\u{6f22}\"]{1,8}( [a-z]{1,5}){0,3}[.!?]", 2..6),
+            1..60,
+        )
+    ) {
+        for (name, format) in FORMATS {
+            if format == Format::Pairs {
+                let pairs: Vec<Read> = documents.iter().map(|d| d[..2].to_vec()).collect();
+                check_format(name, format, &pairs);
+            } else {
+                check_format(name, format, &documents);
+            }
+        }
+    }
+}
+
+/// Reads `content` in this format, with both readers.
+fn read_as(format: Format, content: &[u8]) -> Vec<Result<Read, String>> {
+    let text = Text::new(content);
+    let config = CorpusConfig { format: Some(format), ..text.config() };
+    let found = read_all(&TextCorpus::open(&config).unwrap());
+    assert_eq!(read_all(&TextCorpus::open(&CorpusConfig { io: Io::Memory, ..config }).unwrap()), found);
+    found
+}
+
+#[test]
+fn blank_lines_and_marks_change_no_document_of_sentences() {
+    let expected = good(&sentences(&[&["a b", "c"], &["d"]]));
+    for content in [
+        "a b\nc\n\nd\n",
+        "a b\nc\n\nd",
+        "\n\n a b\t\nc\n\n\n\nd\n\n\n",
+        "\u{feff}a b\nc\n \t\u{3000}\nd\n \n",
+        "\u{feff}\r\na b\r\nc\r\n\r\nd\r\n",
+    ] {
+        assert_eq!(read_as(Format::Sentences, content.as_bytes()), expected, "{content:?}");
+    }
+    let text = Text::new("\n\na\nb\n\n\n\nc\n");
+    let corpus =
+        TextCorpus::open(&CorpusConfig { format: Some(Format::Sentences), ..text.config() }).unwrap();
+    let lines: Vec<Vec<u64>> =
+        (0..2).map(|id| corpus.document(id).unwrap().sentences.iter().map(|s| s.line).collect()).collect();
+    assert_eq!(lines, [vec![3, 4], vec![8]]);
+}
+
+#[test]
+fn a_fault_of_any_format_is_named_and_harms_no_other_document() {
+    let check = |format, bad: &[u8], expected: &str| {
+        let (first, last, between) = match format {
+            Format::Sentences => (&b"One.\n\nfine\n"[..], &b"\n\nTwo.\n"[..], 3),
+            Format::Jsonl => (&b"{\"text\":\"One.\"}\n"[..], &b"\n{\"text\":\"Two.\"}\n"[..], 2),
+            _ => (&b"One.\n"[..], &b"\nTwo.\n"[..], 2),
+        };
+        let found = read_as(format, &[first, bad, last].concat());
+        assert_eq!((&found[0], &found[2]), (&Ok(vec!["One.".into()]), &Ok(vec!["Two.".into()])));
+        let message = found[1].clone().unwrap_err();
+        let line = if format == Format::Sentences { between + 1 } else { between };
+        assert!(message.starts_with(&format!("corpus F: line {line}: {expected}")), "{message}");
+        assert!(message.contains("--on-bad-line skip"), "{message}");
+    };
+    check(Format::Sentences, b"a\xffb", "byte 2: not text in the encoding of the corpus (UTF-8)");
+    check(Format::Sentences, &[b'x'; 17 << 20], "17825792 bytes");
+    check(Format::Text, b"", "no sentence");
+    check(Format::Text, b" \t\r", "no sentence");
+    check(Format::Text, b"ab\xe4\xb8", "byte 3: not text");
+    check(Format::Text, &[b'x'; 17 << 20], "17825792 bytes");
+    check(Format::Jsonl, b"", "byte 0: not a JSON object: EOF while parsing a value");
+    check(Format::Jsonl, b"{\"text\": \"a", "byte 11: not a JSON object: EOF while parsing a string");
+    check(Format::Jsonl, b"{\"text\": \"a\"} x", "byte 15: not a JSON object: trailing characters");
+    check(Format::Jsonl, b"[\"text\"]", "byte 0: not a JSON object: invalid type: sequence");
+    check(Format::Jsonl, b"3", "byte 1: not a JSON object: invalid type: integer");
+    check(Format::Jsonl, b"{\"Text\": \"a\"}", "the JSON object has no field \"text\"");
+    check(
+        Format::Jsonl,
+        b"{\"text\": null}",
+        "byte 13: the field \"text\" is not a string: invalid type: null",
+    );
+    check(
+        Format::Jsonl,
+        b"{\"text\": [\"a\"]}",
+        "byte 9: the field \"text\" is not a string: invalid type: seq",
+    );
+    check(Format::Jsonl, b"{\"text\": \"\\ud800\"}", "byte 17: not a JSON object: ");
+    check(Format::Jsonl, b"{\"text\": \" \\n\"}", "no sentence");
+    check(Format::Jsonl, b"{\"text\": \"\xff\"}", "byte 11: not text");
+    check(Format::Jsonl, &[b'{'; 17 << 20], "17825792 bytes");
+    // Depth is no matter: in another field it is passed over, in this one it is no string.
+    let deep = |field: &str| format!("{{\"{field}\": {}", "[".repeat(1 << 20)).into_bytes();
+    check(Format::Jsonl, &deep("other"), "byte 1048587: not a JSON object: EOF");
+    check(Format::Jsonl, &deep("text"), "byte 9: the field \"text\" is not a string");
+}
+
+#[test]
+fn json_may_be_written_in_any_way() {
+    let nested = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let content = format!(
+        "\u{feff}{{\"text\":\"One. Two.\"}}\r\n {{\"a\":{nested},\"te\\u0078t\":\"\\u4e00\\n\\tB\\u00e9.\"}} \n\
+         {{\"text\": 3, \"text\": \"Last\\u0000 one.\"}}"
+    );
+    let found = read_as(Format::Jsonl, content.as_bytes());
+    assert_eq!(found[..2], good(&sentences(&[&["One.", "Two."], &["\u{4e00}", "B\u{e9}."]])));
+    assert!(found[2].clone().unwrap_err().contains("line 3: byte 10: the field"), "{:?}", found[2]);
+
+    let text = Text::new("{\"text\": \"no\", \"body\": \"yes\"}");
+    let of = |field: &str| CorpusConfig {
+        format: Some(Format::Jsonl),
+        field: Some(field.into()),
+        ..text.config()
+    };
+    let [body, other] = ["body", "text"].map(|field| TextCorpus::open(&of(field)).unwrap());
+    assert_eq!(read_all(&body), good(&sentences(&[&["yes"]])));
+    assert_ne!(body.fingerprint(), other.fingerprint());
+    let config = CorpusConfig { format: Some(Format::Text), ..of("body") };
+    assert_eq!(Sources::from(config).open().err().unwrap().kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn documents_are_the_same_in_every_encoding() {
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let japanese = "\u{3000}\n日本語。\n能力\n\u{3000}\nソ\n";
+    for (format, text) in [
+        (Format::Sentences, japanese),
+        (Format::Text, "日本語。能力\nソ\n"),
+        (Format::Jsonl, "{\"text\": \"日本語。能力\"}\n{\"text\": \"ソ\"}"),
+    ] {
+        let expected = read_as(format, text.as_bytes());
+        assert_eq!(expected, good(&sentences(&[&["日本語。", "能力"], &["ソ"]])));
+        for (label, bytes) in [
+            ("utf-16le", utf16(text)),
+            ("shift_jis", encoding_rs::SHIFT_JIS.encode(text).0.into_owned()),
+            ("iso-2022-jp", encoding_rs::ISO_2022_JP.encode(text).0.into_owned()),
+        ] {
+            let text = Text::new(bytes);
+            let config = CorpusConfig { format: Some(format), encoding: label.into(), ..text.config() };
+            for io in [Io::Mmap, Io::Memory] {
+                let corpus = TextCorpus::open(&CorpusConfig { io, ..config.clone() }).unwrap();
+                assert_eq!(read_all(&corpus), expected, "{format:?} {label}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_is_its_plain_files_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("texts");
+    fs::create_dir_all(root.join("folder")).unwrap();
+    for (name, content) in [
+        ("b.txt", "\u{feff}Second. It\r\ngoes on."),
+        ("a", "First."),
+        ("c.txt", " \n"),
+        (".hidden", "x"),
+        ("a.bsidx", "x"),
+        ("folder/d.txt", "x"),
+        ("e.txt", "Last."),
+    ] {
+        fs::write(root.join(name), content).unwrap();
+    }
+    std::os::unix::fs::symlink(root.join("a"), root.join("link")).unwrap();
+    let config = CorpusConfig::at(&root);
+    let open = |config: &CorpusConfig| TextCorpus::open(config).unwrap();
+    let corpus = open(&config);
+    assert!(corpus.is_guessed() && corpus.format() == Format::Text && corpus.text_file().is_none());
+    let found = read_all(&corpus);
+    assert_eq!(found[..2], good(&sentences(&[&["First."], &["Second.", "It", "goes on."]])));
+    assert!(found[2].clone().unwrap_err().contains("c.txt: line 1: no sentence"), "{found:?}");
+    assert_eq!((corpus.len(), corpus.file(3).file_name().unwrap()), (4, "e.txt".as_ref()));
+    assert_eq!(corpus.document(1).unwrap().sentences[2].line, 2);
+
+    let part = CorpusConfig { lines: Some(2), ..config.clone() };
+    assert_eq!((open(&part).len(), read_all(&open(&part))), (2, found[..2].to_vec()));
+    assert_ne!(open(&part).fingerprint(), corpus.fingerprint());
+    let memory = open(&CorpusConfig { io: Io::Memory, ..config.clone() });
+    assert_eq!((memory.fingerprint(), read_all(&memory)), (corpus.fingerprint(), found));
+    // Shorter than it was: an error for the reader that goes there, nothing for the one that does not.
+    fs::write(root.join("a"), "x").unwrap();
+    assert_eq!(corpus.document(0).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(memory.document(0).unwrap().sentences[0].text, "First.");
+    assert_ne!(open(&config).fingerprint(), corpus.fingerprint());
+    fs::rename(root.join("a"), root.join("A")).unwrap();
+    let renamed = open(&config).fingerprint();
+    fs::rename(root.join("A"), root.join("0")).unwrap();
+    assert_ne!(open(&config).fingerprint(), renamed);
+    fs::write(root.join("f.txt"), vec![b'x'; 17 << 20]).unwrap();
+    assert!(open(&config).document(4).unwrap_err().to_string().contains("17825792 bytes"));
+
+    for (refused, code) in [
+        (CorpusConfig { format: Some(Format::Jsonl), ..config.clone() }, 2),
+        (CorpusConfig { encoding: "utf-16le".into(), ..config.clone() }, 2),
+        (CorpusConfig::at(root.join("folder").join("none")), 66),
+    ] {
+        assert_eq!(code_of(&refused), code);
+    }
+    fs::write(root.join("g.txt"), b"\x1f\x8b\x08").unwrap();
+    let error = refused(&config);
+    assert!(error.kind().exit_code() == 65 && format!("{:?}", error).contains("g.txt"), "{error:?}");
+    fs::create_dir(root.join("empty")).unwrap();
+    assert_eq!(code_of(&CorpusConfig::at(root.join("empty"))), 65);
+}
+
+fn code_of(config: &CorpusConfig) -> u8 {
+    refused(config).kind().exit_code()
+}
+
+#[test]
+fn a_format_that_cannot_be_told_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("text.txt");
+    let check = |content: &str, expected: Option<Format>| {
+        fs::write(&path, content).unwrap();
+        match (TextCorpus::open(&CorpusConfig::at(&path)), expected) {
+            (Ok(corpus), Some(format)) => assert!(corpus.is_guessed() && corpus.format() == format),
+            (Err(error), None) => {
+                let chain = format!("{error:?}");
+                assert!(error.kind() == ErrorKind::Data && chain.contains("--corpus-format"), "{chain}");
+            }
+            (found, _) => panic!("{content:?}: {:?}", found.map(|corpus| corpus.format())),
+        }
+    };
+    check("a\tb\nc\td\n", Some(Format::Pairs));
+    check("a\nb\n\nc\n", Some(Format::Sentences));
+    check("{\"text\": \"a\"}\n", Some(Format::Jsonl));
+    check("a\nb\n", None);
+    let given = CorpusConfig { format: Some(Format::Text), ..CorpusConfig::at(&path) };
+    let corpus = TextCorpus::open(&given).unwrap();
+    assert_eq!((corpus.is_guessed(), corpus.len()), (false, 2));
+}
+
+#[test]
+fn an_index_of_another_format_is_made_again() {
+    let text = Text::new("a\tb\n\nc\td\n".repeat(2000));
+    let open = |format| TextCorpus::open(&CorpusConfig { format: Some(format), ..text.config() }).unwrap();
+    for (format, documents, built) in [
+        (Format::Pairs, 6000, true),
+        (Format::Sentences, 2001, true),
+        (Format::Sentences, 2001, false),
+        (Format::Text, 6000, true),
+        (Format::Pairs, 6000, false),
+    ] {
+        let corpus = open(format);
+        assert_eq!((corpus.len(), index_file(&corpus).built), (documents, built), "{format:?}");
+    }
+    let prints: std::collections::HashSet<_> =
+        [Format::Pairs, Format::Sentences, Format::Jsonl, Format::Text].map(|f| open(f).fingerprint()).into();
+    assert_eq!(prints.len(), 4);
+    let whole = open(Format::Sentences);
+    let expected = read_all(&whole);
+    let index = fs::read(text.index()).unwrap();
+    for at in (0..index.len()).step_by(5) {
+        let mut damaged = index.clone();
+        damaged[at] ^= 0x10;
+        fs::write(text.index(), damaged).unwrap();
+        let corpus = open(Format::Sentences);
+        assert!(index_file(&corpus).built && corpus.fingerprint() == whole.fingerprint());
+    }
+    assert_eq!(read_all(&open(Format::Sentences)), expected);
+    let part = CorpusConfig { format: Some(Format::Sentences), lines: Some(4), ..text.config() };
+    assert_eq!(TextCorpus::open(&part).unwrap().len(), 3);
+}
+
+#[test]
+fn a_mixture_is_its_sources_one_behind_the_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let (a, b) = (directory.path().join("a.txt"), directory.path().join("b.jsonl"));
+    fs::write(&a, "one\n\ntwo\n".repeat(50)).unwrap();
+    fs::write(&b, "{\"text\": \"three\"}\nbad\n".repeat(30)).unwrap();
+    let open = |weights: [Option<f64>; 2]| {
+        let each = [&a, &b].into_iter().zip(weights);
+        let sources = each.map(|(path, weight)| CorpusConfig { weight, ..CorpusConfig::at(path) });
+        Sources::new(sources.collect()).unwrap().open()
+    };
+    let (corpus, found) = open([None, None]).unwrap();
+    // Lines of blocks run on: "two" and the next "one" are one document.
+    assert_eq!((corpus.len(), corpus.bytes()), (51 + 60, 450 + 30 * 22));
+    let formats: Vec<_> = found.iter().map(|source| (source.format, source.field.as_deref())).collect();
+    assert_eq!(formats, [(Some(Format::Sentences), None), (Some(Format::Jsonl), Some("text"))]);
+    let each: Vec<_> = corpus.sources().into_iter().map(|s| (s.documents, s.per_epoch)).collect();
+    assert_eq!(each, [(0..51, 51), (51..111, 60)]);
+    assert_eq!(corpus.document(0).unwrap().sentences[0].text, "one");
+    assert_eq!(corpus.document(51).unwrap().sentences[0].text, "three");
+    let error = corpus.document(52).unwrap_err().to_string();
+    assert!(error.contains("b.jsonl: line 2: "), "{error}");
+    assert_eq!((corpus.file(50), corpus.file(51)), (&*a, &*b));
+    assert_eq!(corpus.document(111).unwrap_err().kind(), ErrorKind::Internal);
+
+    let (weighted, _) = open([Some(3.0), Some(1.0)]).unwrap();
+    let per_epoch: Vec<_> = weighted.sources().into_iter().map(|source| source.per_epoch).collect();
+    // 1110 bytes: 832.5 of documents of 450 / 51, 277.5 of documents of 11.
+    assert_eq!(per_epoch, [94, 25]);
+    let prints = [[None, None], [Some(3.0), Some(1.0)], [Some(1.0), Some(3.0)]]
+        .map(|weights| open(weights).unwrap().0.fingerprint());
+    assert!(prints[0] != prints[1] && prints[1] != prints[2] && prints[0] != prints[2]);
+
+    assert_eq!(open([Some(1.0), None]).err().unwrap().kind(), ErrorKind::Usage);
+    fs::write(&b, "a\tb\n").unwrap();
+    let error = open([None, None]).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Data);
+    assert!(error.to_string().contains("a.txt") && error.to_string().contains("b.jsonl"), "{error}");
 }
 
 // What the reference does with its corpus and this program does not (docs list the differences).
@@ -513,6 +932,42 @@ fn the_table_names_the_lines() {
     let (output, _) = bertstream(&["doctor", "-c", text.path.to_str().unwrap()]);
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("no tab                   1 (line 2)"), "{table}");
+}
+
+#[test]
+fn the_command_tells_what_documents_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let (a, b) = (directory.path().join("a.txt"), directory.path().join("b.jsonl"));
+    fs::write(&a, "\none\ntwo\n\n\nthree\n").unwrap();
+    fs::write(&b, "{\"text\": \"Four. Five.\"}\n{\"text\": 6}\n").unwrap();
+    let [a, b] = [a.to_str().unwrap(), b.to_str().unwrap()];
+    let (output, json) = bertstream(&["doctor", "-c", a, "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let json = json.unwrap();
+    for (key, value) in [("format", "sentences".into()), ("guessed", true.into()), ("lines", 6.into())] {
+        let value: serde_json::Value = value;
+        assert_eq!(json[key], value, "{key}");
+    }
+    assert_eq!((&json["document_count"], &json["cut"]), (&2.into(), &0.into()));
+    assert_eq!((&json["check"]["documents"], &json["check"]["sentences"]["max"]), (&2.into(), &2.into()));
+
+    let sources = ["-c", &format!("{a}:3"), "-c", &format!("{b}:1")];
+    let (output, json) = bertstream(&[&["doctor", "--json"], &sources[..]].concat());
+    assert_eq!(output.status.code(), Some(65), "{output:?}");
+    let json = json.unwrap();
+    assert_eq!(json["document_count"], 4);
+    assert_eq!(json["sources"][1]["check"]["refusals"]["field_not_text"]["lines"], serde_json::json!([2]));
+    assert_eq!(json["sources"][0]["weight"], 3.0);
+    assert!((json["sources"][0]["share"].as_f64().unwrap() - 0.75).abs() < 0.2, "{json}");
+    let (output, _) = bertstream(&[&["corpus", "--limit", "2"], &sources[..]].concat());
+    let table = String::from_utf8(output.stdout).unwrap();
+    for part in ["sentences: a sentence a line", "(guessed;", "an epoch has", "% of its text", "one  |  two"]
+    {
+        assert!(table.contains(part), "{part} is not in: {table}");
+    }
+    let (output, _) = bertstream(&["corpus", "-c", directory.path().to_str().unwrap()]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("files                      2"), "{table}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use bertstream::ErrorKind;
+use bertstream::corpus::{CorpusConfig, Format, Io, Sources};
 use bertstream::model::{Arch, Layout, ModelConfig, State};
 use bertstream::train::checkpoint::{self, Manifest, Progress, directory_name};
 use bertstream::train::{Ending, RunConfig, RunDir, Stop, run_dir};
@@ -201,11 +202,48 @@ fn every_field_that_differs_is_listed_and_what_changes_no_weight_may_differ() {
     free.runtime.log_freq = 10;
     free.runtime.keep = 1;
     free.length.total = 99;
-    free.data.corpus.path = "moved.tsv".into();
-    free.data.corpus.io = bertstream::corpus::Io::Memory;
+    let source = stored.data.corpus[0].clone();
+    let moved = CorpusConfig { path: "moved.tsv".into(), io: Io::Memory, ..source.clone() };
+    free.data.corpus = moved.clone().into();
     assert_eq!(stored.differences(&free), []);
     assert_eq!(stored.fingerprint(), free.fingerprint());
     stored.accept(&free).unwrap();
+
+    // Of several sources, each may be elsewhere; their weights and formats belong to the run.
+    let several = |sources: [CorpusConfig; 2]| {
+        let mut config = stored.clone();
+        config.data.corpus = Sources::new(sources.to_vec()).unwrap();
+        config
+    };
+    let weighted = |source: &CorpusConfig, weight| CorpusConfig { weight: Some(weight), ..source.clone() };
+    let two = several([weighted(&source, 1.0), weighted(&source, 3.0)]);
+    assert_eq!(two.differences(&several([weighted(&source, 1.0), weighted(&moved, 3.0)])), []);
+    let given = several([weighted(&source, 2.0), CorpusConfig { format: None, ..weighted(&source, 3.0) }]);
+    let fields: Vec<_> = two.differences(&given).into_iter().map(|d| d.field).collect();
+    assert_eq!(fields, ["data.corpus.0.weight", "data.corpus.1.format"]);
+    assert_ne!(two.fingerprint(), given.fingerprint());
+}
+
+/// A source of the first release, which had one format and no weights, and is written as then.
+#[test]
+fn sources_read_back_as_they_were_written() {
+    let first = r#"{"path":"a.tsv","io":"mmap","lines":null,"encoding":"utf-8","index_dir":null}"#;
+    let one: Sources = serde_json::from_str(first).unwrap();
+    assert_eq!(one[0].format, Some(Format::Pairs));
+    assert_eq!(serde_json::to_string(&one).unwrap(), first);
+    let weighted = CorpusConfig {
+        weight: Some(0.5),
+        format: Some(Format::Jsonl),
+        field: Some("body".into()),
+        ..CorpusConfig::at("b.jsonl")
+    };
+    for sources in [vec![weighted.clone()], vec![CorpusConfig::at("a"), weighted.clone()]] {
+        let sources = Sources::new(sources).unwrap();
+        let text = serde_json::to_string(&sources).unwrap();
+        assert_eq!(serde_json::from_str::<Sources>(&text).unwrap(), sources, "{text}");
+    }
+    assert!(serde_json::from_str::<Sources>("[]").is_err());
+    assert!(Sources::new(vec![CorpusConfig { weight: Some(0.0), ..weighted }]).is_err());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `bertstream collate`: training batches, for people, as JSON lines, or as a safetensors file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::flags::Preset;
@@ -10,7 +10,7 @@ use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, Paint, Sample, Tally, show};
 use crate::vocab::{Specials, Tokenizer};
-use crate::{Error, Result, corpus, durable, vocab};
+use crate::{Error, Result, durable, vocab};
 
 /// Flags of `collate`.
 #[derive(Debug, clap::Args)]
@@ -64,9 +64,11 @@ pub fn run(args: Args) -> Result<()> {
     };
     collate.check()?;
     if let Some(path) = &output {
-        super::flags::keep_inputs(path, &[&args.source.corpus.corpus, &args.source.vocab])?;
+        let corpora = args.source.corpus.corpus.iter().map(|source| &*source.path);
+        let inputs: Vec<&Path> = corpora.chain([&*args.source.vocab]).collect();
+        super::flags::keep_inputs(path, &inputs)?;
     }
-    let corpus = corpus::open(&args.source.corpus.resolve())?;
+    let (corpus, _) = args.source.corpus.resolve()?.open()?;
     let workers = args.source.workers();
     let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };
     let limit = args.limit.unwrap_or(u64::MAX);

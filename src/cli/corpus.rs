@@ -10,10 +10,11 @@ use serde::Serialize;
 use super::flags::CorpusFlags;
 use super::log;
 use super::output::{Table, bytes, grouped, percent, print, seconds, share};
-use crate::corpus::check::{CheckConfig, Coverage, Report, Spread, check};
-use crate::corpus::{Corpus, PairCorpus};
+use crate::corpus::check::{CheckConfig, Contents, Coverage, DocumentCoverage, Report, Spread, check};
+use crate::corpus::{Corpus, CorpusConfig, Format, Shape, Source, Sources, TextCorpus};
 use crate::model::{Arch, Init, Layout, ModelConfig, published_positions};
-use crate::{Error, Result, durable, vocab};
+use crate::vocab::{self, Tokenizer};
+use crate::{Error, Result, durable};
 
 /// Flags of `corpus` and `doctor`.
 #[derive(Debug, clap::Args)]
@@ -58,36 +59,60 @@ pub fn run(args: Args) -> Result<()> {
     let wants_check = args.check || args.vocab.is_some();
     refuse(&args)?;
     let tokenizer = args.vocab.as_deref().map(vocab::load).transpose()?;
+    let sources = args.corpus.resolve()?;
+    let summaries = sources
+        .iter()
+        .map(|source| summary(&args, source, tokenizer.as_deref(), wants_check))
+        .collect::<Result<Vec<_>>>()?;
+    match &summaries[..] {
+        [only] => print(match args.json {
+            true => json(only)?,
+            false => only.table(&args),
+        })?,
+        several => {
+            let mixed = Mixed::of(&sources, several)?;
+            print(match args.json {
+                true => json(&mixed)?,
+                false => mixed.table(&args),
+            })?;
+        }
+    }
+    summaries.iter().try_for_each(Summary::verdict)
+}
+
+/// Opens a source and looks at it.
+fn summary(
+    args: &Args,
+    source: &CorpusConfig,
+    tokenizer: Option<&dyn Tokenizer>,
+    wants_check: bool,
+) -> Result<Summary> {
     let started = Instant::now();
-    let corpus = PairCorpus::open(&args.corpus.resolve())?;
+    let corpus = TextCorpus::open(source)?;
     let opened = started.elapsed();
     let mut summary = Summary::of(&corpus, opened);
     summary.documents = documents(&corpus, args.limit);
     if wants_check {
         let config = CheckConfig { seq_len: args.seq_len, batch_size: args.batch_size };
-        let bar = log::bar(corpus.len(), "checking {wide_bar} {human_pos}/{human_len} lines, {eta} left");
-        let report = check(&corpus, tokenizer.as_deref(), &config, &mut |lines| bar.set_position(lines))?;
+        let bar = log::bar(corpus.len(), "checking {wide_bar} {human_pos}/{human_len}, {eta} left");
+        let report = check(&corpus, tokenizer, &config, &mut |documents| bar.set_position(documents))?;
         bar.finish_and_clear();
-        summary.training = match (&report.vocabulary, &tokenizer) {
-            (Some(coverage), Some(tokenizer)) => {
-                Some(Training::of(&args, report.documents, coverage.epoch_tokens, tokenizer.len())?)
-            }
-            _ => None,
-        };
+        if let Some(tokenizer) = tokenizer {
+            let sizes = match &report.contents {
+                Contents::Pairs { vocabulary: Some(found), .. } => {
+                    Some((report.documents, found.epoch_tokens))
+                }
+                Contents::Documents { vocabulary: Some(found), .. } => {
+                    Some((found.samples, found.epoch_tokens))
+                }
+                _ => None,
+            };
+            let training = |(samples, tokens)| Training::of(args, samples, tokens, tokenizer.len());
+            summary.training = sizes.map(training).transpose()?;
+        }
         summary.check = Some(report);
     }
-    print(match args.json {
-        true => summary.json()?,
-        false => summary.table(&args),
-    })?;
-    match summary.check {
-        Some(Report { refused: refused @ 1.., lines, .. }) => Err(Error::data(format!(
-            "corpus {}: {refused} of {lines} lines are not two sentences with a tab between: mend them, or train \
-             with --on-bad-line skip",
-            corpus.path().display()
-        ))),
-        _ => Ok(()),
-    }
+    Ok(summary)
 }
 
 /// Runs `doctor`: `corpus --check`.
@@ -131,12 +156,23 @@ fn refuse(args: &Args) -> Result<()> {
 #[derive(Serialize)]
 struct Summary {
     corpus: PathBuf,
+    format: Format,
+    /// Whether the format was guessed.
+    guessed: bool,
+    /// Lines that are used; of a directory, files.
     lines: u64,
+    /// Documents, those that turn out to be malformed included.
+    document_count: u64,
+    /// Documents that begin only because the one before was too long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut: Option<u64>,
     bytes: u64,
     encoding: &'static str,
     /// Sixteen hexadecimal digits: more than a JSON number holds.
     fingerprint: String,
-    index: IndexSummary,
+    /// None of a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<IndexSummary>,
     /// Opening, and making the index where there was none.
     open_seconds: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -223,10 +259,10 @@ fn activation_bytes(model: &ModelConfig, rows: u64, width: u64) -> u64 {
 }
 
 /// The first documents, those that are none included.
-fn documents(corpus: &PairCorpus, limit: u64) -> Vec<DocumentSummary> {
+fn documents(corpus: &TextCorpus, limit: u64) -> Vec<DocumentSummary> {
     let show = |id| match corpus.document(id) {
         Ok(document) => DocumentSummary {
-            line: id + 1,
+            line: document.sentences.first().map_or(0, |sentence| sentence.line),
             sentences: document.sentences.iter().map(|sentence| sentence.text.to_string()).collect(),
             error: None,
         },
@@ -235,22 +271,109 @@ fn documents(corpus: &PairCorpus, limit: u64) -> Vec<DocumentSummary> {
     (0..corpus.len().min(limit)).map(show).collect()
 }
 
+/// What is printed of several sources.
+#[derive(Serialize)]
+struct Mixed<'s> {
+    sources: Vec<MixedSource<'s>>,
+    document_count: u64,
+    bytes: u64,
+    fingerprint: String,
+}
+
+#[derive(Serialize)]
+struct MixedSource<'s> {
+    #[serde(flatten)]
+    summary: &'s Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<f64>,
+    /// Documents of an epoch, and the share of its text that they are.
+    per_epoch: u64,
+    share: f64,
+}
+
+impl<'s> Mixed<'s> {
+    /// The sources that `summaries` are of, mixed.
+    fn of(sources: &Sources, summaries: &'s [Summary]) -> Result<Self> {
+        let (corpus, _) = sources.open()?;
+        let parts = corpus.sources();
+        let text = |summary: &Summary, part: &Source| {
+            part.per_epoch as f64 * summary.bytes as f64 / summary.document_count as f64
+        };
+        let whole: f64 = summaries.iter().zip(&parts).map(|(summary, part)| text(summary, part)).sum();
+        let each = summaries.iter().zip(&parts).zip(sources.iter());
+        Ok(Self {
+            document_count: corpus.len(),
+            bytes: corpus.bytes(),
+            fingerprint: format!("{:016x}", corpus.fingerprint()),
+            sources: each
+                .map(|((summary, part), source)| MixedSource {
+                    summary,
+                    weight: source.weight,
+                    per_epoch: part.per_epoch,
+                    share: text(summary, part) / whole,
+                })
+                .collect(),
+        })
+    }
+
+    /// For people.
+    fn table(&self, args: &Args) -> String {
+        let mut text: String = self.sources.iter().map(|source| source.summary.table(args) + "\n").collect();
+        let mut table = Table::new(26);
+        for MixedSource { summary, per_epoch, share, .. } in &self.sources {
+            table.row(
+                "an epoch has",
+                format!(
+                    "{} documents of the {} of {}: {} of its text",
+                    grouped(*per_epoch),
+                    grouped(summary.document_count),
+                    summary.corpus.display(),
+                    percent(*share)
+                ),
+            );
+        }
+        table.row("documents together", grouped(self.document_count));
+        table.row("size", bytes(self.bytes));
+        table.row("fingerprint", &self.fingerprint);
+        write!(text, "{table}").expect("a string takes everything");
+        text
+    }
+}
+
+/// For scripts.
+fn json(found: &impl Serialize) -> Result<String> {
+    serde_json::to_string(found)
+        .map(|line| line + "\n")
+        .map_err(|error| Error::internal("cannot write the summary as JSON").caused_by(error))
+}
+
 impl Summary {
-    fn of(corpus: &PairCorpus, opened: Duration) -> Self {
-        let (index, file) = (corpus.index(), corpus.index_file());
+    fn of(corpus: &TextCorpus, opened: Duration) -> Self {
+        let file = corpus.text_file();
+        let index = file.map(|file| IndexSummary {
+            path: file.index_file().path.clone(),
+            bytes: file.index().file_len(),
+            share: file.index().file_len() as f64 / corpus.bytes() as f64,
+            stride: file.index().stride(),
+            built: file.index_file().built,
+        });
+        let sentences = corpus.format() == Format::Sentences;
         Self {
             corpus: corpus.path().to_owned(),
-            lines: corpus.len(),
+            format: corpus.format(),
+            guessed: corpus.is_guessed(),
+            lines: match file {
+                Some(file) if sentences => {
+                    corpus.config().lines.unwrap_or(u64::MAX).min(file.index().lines())
+                }
+                _ => corpus.len(),
+            },
+            document_count: corpus.len(),
+            cut: file.filter(|_| sentences).map(|file| file.index().cuts()),
             bytes: corpus.bytes(),
             encoding: corpus.encoding().name(),
             fingerprint: format!("{:016x}", corpus.fingerprint()),
-            index: IndexSummary {
-                path: file.path.clone(),
-                bytes: index.file_len(),
-                share: index.file_len() as f64 / corpus.bytes() as f64,
-                stride: index.stride(),
-                built: file.built,
-            },
+            index,
             open_seconds: opened.as_secs_f64(),
             documents: Vec::new(),
             check: None,
@@ -258,11 +381,20 @@ impl Summary {
         }
     }
 
-    /// For scripts.
-    fn json(&self) -> Result<String> {
-        serde_json::to_string(self)
-            .map(|line| line + "\n")
-            .map_err(|error| Error::internal("cannot write the summary as JSON").caused_by(error))
+    /// Whether all documents are sound, as far as that was looked at.
+    fn verdict(&self) -> Result<()> {
+        let Some(Report { refused: refused @ 1.., lines, .. }) = &self.check else { return Ok(()) };
+        let path = self.corpus.display();
+        Err(Error::data(match self.format.shape() {
+            Shape::Pairs => format!(
+                "corpus {path}: {refused} of {lines} lines are not two sentences with a tab between: mend them, or \
+                 train with --on-bad-line skip",
+            ),
+            Shape::Documents => format!(
+                "corpus {path}: {refused} of {} documents are malformed: mend them, or train with --on-bad-line skip",
+                self.document_count
+            ),
+        }))
     }
 
     /// For people.
@@ -280,26 +412,37 @@ impl Summary {
         if !self.documents.is_empty() {
             table.gap();
         }
-        let index = &self.index;
         table.row("corpus", self.corpus.display());
-        table.row("lines", grouped(self.lines));
+        let guessed = if self.guessed { " (guessed; --corpus-format names another)" } else { "" };
+        table.row("format", format!("{}: {}{guessed}", self.format.name(), self.format.description()));
+        if self.format != Format::Pairs {
+            table.row("documents", grouped(self.document_count));
+        }
+        if let Some(cut @ 1..) = self.cut {
+            table.row("  cut at 1 MiB", format!("{}: no blank line for as long", grouped(cut)));
+        }
+        table.row(if self.index.is_some() { "lines" } else { "files" }, grouped(self.lines));
         table.row("size", format!("{}, {}", bytes(self.bytes), self.encoding));
         table.row("fingerprint", &self.fingerprint);
-        table.row(
-            "index",
-            format!(
-                "{}, {} ({} of the corpus), one offset in {} lines",
-                index.path.as_ref().map_or("not kept".to_owned(), |path| path.display().to_string()),
-                bytes(index.bytes),
-                percent(index.share),
-                index.stride,
-            ),
-        );
-        let what = if index.built { "indexed in" } else { "opened in" };
+        if let Some(index) = &self.index {
+            let unit = if self.format == Format::Sentences { "documents" } else { "lines" };
+            table.row(
+                "index",
+                format!(
+                    "{}, {} ({} of the corpus), one offset in {} {unit}",
+                    index.path.as_ref().map_or("not kept".to_owned(), |path| path.display().to_string()),
+                    bytes(index.bytes),
+                    percent(index.share),
+                    index.stride,
+                ),
+            );
+        }
+        let built = self.index.as_ref().is_some_and(|index| index.built);
+        let what = if built { "indexed in" } else { "opened in" };
         let speed = self.bytes as f64 / self.open_seconds.max(1e-9);
         table.row(
             what,
-            &match index.built {
+            &match built {
                 true => format!("{} ({}/s)", seconds(self.open_seconds), bytes(speed as u64)),
                 false => seconds(self.open_seconds),
             },
@@ -307,9 +450,16 @@ impl Summary {
         if let Some(report) = &self.check {
             table.gap();
             tell_report(&mut table, report);
-            if let Some(coverage) = &report.vocabulary {
-                table.gap();
-                tell_coverage(&mut table, coverage, args);
+            match &report.contents {
+                Contents::Pairs { vocabulary: Some(coverage), .. } => {
+                    table.gap();
+                    tell_coverage(&mut table, coverage, args);
+                }
+                Contents::Documents { vocabulary: Some(coverage), .. } => {
+                    table.gap();
+                    tell_document_coverage(&mut table, coverage, args);
+                }
+                _ => {}
             }
         }
         if let Some(training) = &self.training {
@@ -327,8 +477,14 @@ fn tell_report(table: &mut Table, report: &Report) {
         }
         format!("{} (line {})", grouped(count), text.join(", "))
     };
-    table.row("documents", format!("{} of {} lines", grouped(report.documents), grouped(report.lines)));
-    table.row("refused lines", grouped(report.refused));
+    let pairs = matches!(report.contents, Contents::Pairs { .. });
+    let one = if pairs { "line" } else { "document" };
+    let found = match pairs {
+        true => format!("{} of {} lines", grouped(report.documents), grouped(report.lines)),
+        false => format!("{} in {} lines", grouped(report.documents), grouped(report.lines)),
+    };
+    table.row("documents", found);
+    table.row(&format!("refused {one}s"), grouped(report.refused));
     for (reason, finding) in report.refusals.named() {
         if finding.count > 0 {
             table.row(&format!("  {reason}"), places(&finding.lines, finding.count));
@@ -352,14 +508,14 @@ fn tell_report(table: &mut Table, report: &Report) {
         percent(share(duplicates.count, report.documents))
     );
     if duplicates.one_in > 1 {
-        write!(text, ", estimated from one line in {}", duplicates.one_in).expect("a string takes all");
+        write!(text, ", estimated from one {one} in {}", duplicates.one_in).expect("a string takes all");
     }
     for [line, first] in &duplicates.lines {
         write!(text, "; {line} repeats {first}").expect("a string takes everything");
     }
-    table.row("duplicate lines", &text);
+    table.row(&format!("duplicate {one}s"), &text);
     table.gap();
-    table.row("bytes of a line", spread(&report.line_bytes));
+    table.row(&format!("bytes of a {one}"), spread(&report.line_bytes));
     let most = report.line_bytes_histogram.iter().map(|bar| bar.lines).max().unwrap_or(0).max(1);
     for bar in &report.line_bytes_histogram {
         let length = (40 * bar.lines).div_ceil(most) as usize;
@@ -368,8 +524,26 @@ fn tell_report(table: &mut Table, report: &Report) {
             format!("{:<40} {}", "#".repeat(length), grouped(bar.lines)),
         );
     }
-    table.row("words of the first", spread(&report.words[0]));
-    table.row("words of the second", spread(&report.words[1]));
+    match &report.contents {
+        Contents::Pairs { words: [first, second], .. } => {
+            table.row("words of the first", spread(first));
+            table.row("words of the second", spread(second));
+        }
+        Contents::Documents { sentences, sentence_words, .. } => {
+            table.row("sentences of a document", spread(sentences));
+            table.row("words of a sentence", spread(sentence_words));
+        }
+    }
+}
+
+fn tell_document_coverage(table: &mut Table, coverage: &DocumentCoverage, args: &Args) {
+    table.row("tokens of the text", grouped(coverage.tokens));
+    table.row("unknown words", format!("{} ({})", grouped(coverage.unknown), percent(coverage.unknown_rate)));
+    table.row("tokens of a sentence", spread(&coverage.sentence_tokens));
+    table.row(
+        "samples, estimated",
+        format!("{} of {} tokens, if all are filled", grouped(coverage.samples), args.seq_len),
+    );
 }
 
 fn tell_coverage(table: &mut Table, coverage: &Coverage, args: &Args) {

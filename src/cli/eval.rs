@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ArgAction;
 use serde::Serialize;
 
-use super::flags::{ReadingFlags, corpus_at};
+use super::flags::{ReadingFlags, SourceArg, sources_at};
 use super::output::{grouped, print};
 use super::train::{ComputeFlags, default_workers, percent};
 use crate::collate::{CollateConfig, HostBatch, PadTo, file};
-use crate::corpus::{self, CorpusConfig};
+use crate::corpus::{CorpusConfig, Sources};
 use crate::model::{Engine, Layout, Predictions};
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, SampleConfig};
@@ -26,8 +27,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
     /// Text to evaluate on [default: the run's test corpus].
-    #[arg(short = 'c', long, value_name = "FILE", conflicts_with = "batches")]
-    corpus: Option<PathBuf>,
+    #[arg(short = 'c', long, value_name = "FILE", action = ArgAction::Append, conflicts_with = "batches")]
+    corpus: Vec<SourceArg>,
     /// Batches written by `bertstream collate --format safetensors`, in place of a text.
     #[arg(long, value_name = "FILE")]
     batches: Option<PathBuf>,
@@ -139,8 +140,7 @@ pub fn run(args: Args) -> Result<()> {
             .map_err(|e| e.context(format!("batches {}", path.display())))?;
         return measure(&args, &finished, path, &batches);
     }
-    let corpus_config = corpus_of(&args, config)?;
-    let corpus = corpus::open(&corpus_config)?;
+    let (corpus, _) = sources(&args, config)?.open()?;
     let sample = SampleConfig { seq_len, ..evaluation_samples(&config.sample) };
     let plan = Plan {
         corpus: &*corpus,
@@ -148,20 +148,25 @@ pub fn run(args: Args) -> Result<()> {
         sample: &sample,
         workers: args.workers.unwrap_or_else(default_workers),
     };
-    measure(&args, &finished, &corpus_config.path, &OneEpoch { plan, collate: &collate })
+    measure(&args, &finished, corpus.path(), &OneEpoch { plan, collate: &collate })
 }
 
-fn corpus_of(args: &Args, config: &RunConfig) -> Result<CorpusConfig> {
-    let base = match (&args.corpus, &config.data.test) {
-        (Some(path), _) => CorpusConfig { encoding: config.data.corpus.encoding.clone(), ..corpus_at(path) },
-        (None, Some(test)) => test.clone(),
-        (None, None) => {
+fn sources(args: &Args, config: &RunConfig) -> Result<Sources> {
+    let base = match (&args.corpus[..], &config.data.test) {
+        ([], Some(test)) => test.clone(),
+        ([], None) => {
             return Err(Error::usage(
                 "--corpus or --batches is missing, and the run has no test corpus to fall back on",
             ));
         }
+        (given, _) => {
+            let encoding = &config.data.corpus[0].encoding;
+            let given = sources_at(given)?;
+            let given = given.iter().map(|g| CorpusConfig { encoding: encoding.clone(), ..g.clone() });
+            Sources::new(given.collect())?
+        }
     };
-    Ok(args.reading.over(base))
+    args.reading.over(&base)
 }
 
 fn measure(args: &Args, finished: &Finished, on: &Path, source: &dyn BatchSource) -> Result<()> {

@@ -1,10 +1,11 @@
 //! Flags that several subcommands share, and how a preset fills the ones left out.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
-use crate::corpus::{CorpusConfig, Io};
+use crate::corpus::{CorpusConfig, Format, Io, Sources};
 use crate::sample::{MaskCount, PairTask, SampleConfig, Shuffle, Truncate};
 use crate::{Error, Result};
 
@@ -32,17 +33,39 @@ pub enum OnBadLine {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Corpus")]
 pub struct CorpusFlags {
-    /// Text: two sentences a line, a tab between.
-    #[arg(short = 'c', long, value_name = "FILE", aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
-    pub corpus: PathBuf,
+    /// Text, a file or a directory of files (--corpus-format tells the formats). Several, each with this flag, are
+    /// mixed; FILE:NUMBER gives each a share of the text of an epoch.
+    #[arg(short = 'c', long, value_name = "FILE", required = true, action = ArgAction::Append,
+          aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
+    pub corpus: Vec<SourceArg>,
     #[command(flatten)]
     pub reading: ReadingFlags,
 }
 
 impl CorpusFlags {
     /// The configuration that these flags name.
-    pub fn resolve(&self) -> CorpusConfig {
-        self.reading.over(corpus_at(&self.corpus))
+    pub fn resolve(&self) -> Result<Sources> {
+        sources_at(&self.corpus).and_then(|sources| self.reading.over(&sources))
+    }
+}
+
+/// A source as it is given: `FILE`, or `FILE:WEIGHT` where no file has that name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceArg {
+    pub path: PathBuf,
+    pub weight: Option<f64>,
+}
+
+impl From<OsString> for SourceArg {
+    fn from(given: OsString) -> Self {
+        if !Path::new(&given).exists()
+            && let Some((path, weight)) = given.to_str().and_then(|given| given.rsplit_once(':'))
+            && !path.is_empty()
+            && let Ok(weight) = weight.parse()
+        {
+            return Self { path: path.into(), weight: Some(weight) };
+        }
+        Self { path: given.into(), weight: None }
     }
 }
 
@@ -50,7 +73,13 @@ impl CorpusFlags {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Corpus")]
 pub struct ReadingFlags {
-    /// Use only the first N lines.
+    /// How the text is written down [default: told from names and content].
+    #[arg(long, value_name = "FORMAT")]
+    pub corpus_format: Option<Format>,
+    /// Field of a JSON object that holds the text of a document [default: text].
+    #[arg(long, value_name = "NAME")]
+    pub field: Option<String>,
+    /// Use only the documents of the first N lines (of a directory, the first N files).
     #[arg(long, value_name = "N", alias = "corpus_lines")]
     pub corpus_lines: Option<u64>,
     /// How the corpus is reached [default: mmap].
@@ -65,17 +94,24 @@ pub struct ReadingFlags {
     /// [default: utf-8].
     #[arg(long, value_name = "LABEL")]
     pub encoding: Option<String>,
-    /// Directory for the line index; default: beside the corpus, or the user's cache directory where that
+    /// Directory for the index; default: beside the corpus, or the user's cache directory where that
     /// cannot be written.
     #[arg(long, value_name = "DIR")]
     pub index_dir: Option<PathBuf>,
 }
 
 impl ReadingFlags {
-    /// These flags over what a configuration says.
-    pub fn over(&self, base: CorpusConfig) -> CorpusConfig {
+    /// These flags over what a configuration says, of each source.
+    pub fn over(&self, base: &Sources) -> Result<Sources> {
+        Sources::new(base.iter().map(|source| self.over_one(source.clone())).collect())
+    }
+
+    fn over_one(&self, base: CorpusConfig) -> CorpusConfig {
         CorpusConfig {
             path: base.path,
+            weight: base.weight,
+            format: self.corpus_format.or(base.format),
+            field: self.field.clone().or(base.field),
             io: match (self.io, self.on_memory) {
                 (Some(io), _) => io,
                 (None, Some(true)) => Io::Memory,
@@ -91,13 +127,13 @@ impl ReadingFlags {
 
 /// The corpus in this file, read by the defaults.
 pub fn corpus_at(path: &Path) -> CorpusConfig {
-    CorpusConfig {
-        path: path.to_owned(),
-        io: Io::default(),
-        lines: None,
-        encoding: "utf-8".to_owned(),
-        index_dir: super::corpus::index_dir(path),
-    }
+    CorpusConfig { index_dir: super::corpus::index_dir(path), ..CorpusConfig::at(path) }
+}
+
+/// These sources, read by the defaults.
+pub fn sources_at(sources: &[SourceArg]) -> Result<Sources> {
+    let at = |source: &SourceArg| CorpusConfig { weight: source.weight, ..corpus_at(&source.path) };
+    Sources::new(sources.iter().map(at).collect())
 }
 
 /// Most worker threads of any stage: far beyond the cores of any machine, and far below what a system
@@ -233,8 +269,36 @@ mod tests {
         ] {
             let words = format!("corpus -c a.tsv {flags}");
             let line = Line::parse_from(words.split_whitespace());
-            assert_eq!(line.corpus.resolve().io, expected, "{flags}");
+            assert_eq!(line.corpus.resolve().unwrap()[0].io, expected, "{flags}");
         }
         assert!(Line::try_parse_from(["corpus", "-c", "a.tsv", "--on_memory", "maybe"]).is_err());
+    }
+
+    #[test]
+    fn a_number_behind_a_colon_is_a_weight_unless_a_file_is_called_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let there = directory.path().join("b:2");
+        std::fs::write(&there, "").unwrap();
+        let there = there.to_str().unwrap();
+        let check = |given: &str, path: &str, weight| {
+            let expected = SourceArg { path: path.into(), weight };
+            assert_eq!(SourceArg::from(OsString::from(given)), expected, "{given}");
+        };
+        check("a.txt", "a.txt", None);
+        check("a.txt:3", "a.txt", Some(3.0));
+        check("a:b.txt:0.5", "a:b.txt", Some(0.5));
+        check("a:b", "a:b", None);
+        check("a:", "a:", None);
+        check(":3", ":3", None);
+        check(there, there, None);
+        check(&format!("{there}:4"), there, Some(4.0));
+        for weight in ["0", "-1", "nan", "inf"] {
+            let line = Line::parse_from(["corpus", "-c", &format!("a.txt:{weight}")]);
+            assert_eq!(line.corpus.resolve().unwrap_err().kind().exit_code(), 2, "{weight}");
+        }
+        assert!(Line::try_parse_from(["corpus"]).is_err());
+        let line = Line::parse_from(["corpus", "-c", "a.txt:3", "--corpus", "b.txt:1"]);
+        let weights: Vec<_> = line.corpus.resolve().unwrap().iter().map(|source| source.weight).collect();
+        assert_eq!(weights, [Some(3.0), Some(1.0)]);
     }
 }

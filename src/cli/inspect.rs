@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use clap::ArgAction;
 use serde::Serialize;
 
 use super::eval::Finished;
-use super::flags::ReadingFlags;
+use super::flags::{ReadingFlags, SourceArg};
 use super::output::{Printer, grouped, tell};
 use super::sample::LEGEND;
 use super::train::default_workers;
 use crate::collate::BatchDigest;
 use crate::collate::HostBatch;
-use crate::corpus;
+use crate::corpus::{Corpus, CorpusConfig, Sources};
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, show};
 use crate::train::checkpoint::{self, Manifest, STATE};
@@ -35,8 +36,8 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// The run's corpus, where it was moved.
-    #[arg(short = 'c', long, value_name = "FILE")]
-    corpus: Option<PathBuf>,
+    #[arg(short = 'c', long, value_name = "FILE", action = ArgAction::Append)]
+    corpus: Vec<SourceArg>,
     /// Rebuild every batch from the first on, and compare their digest with what the run recorded.
     #[arg(long)]
     verify: bool,
@@ -72,17 +73,13 @@ struct Predicted<'l> {
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<()> {
     let Finished { config, tokenizer } = Finished::open(&args.run, None)?;
-    let mut corpus_config = config.data.corpus.clone();
-    if let Some(path) = &args.corpus {
-        corpus_config.path = path.clone();
-    }
-    let corpus_config = args.reading.over(corpus_config);
-    let corpus = corpus::open(&corpus_config)?;
+    let sources = args.reading.over(&moved(&config.data.corpus, &args.corpus)?)?;
+    let (corpus, _) = sources.open()?;
     let found = hex(corpus.fingerprint());
     if found != config.data.corpus_fingerprint {
         return Err(Error::mismatch(format!(
             "corpus {}: fingerprint {found}, the run was made with {}: its text changed since",
-            corpus_config.path.display(),
+            corpus.path().display(),
             config.data.corpus_fingerprint
         )));
     }
@@ -115,16 +112,29 @@ pub fn run(args: Args) -> Result<()> {
     }
     for (number, batch, row) in rows.take(shown) {
         printer.line(match args.json {
-            true => {
-                serde_json::to_string(&line(args.step, number, batch, row, &*tokenizer, &corpus_config.path))
-                    .map_err(|e| Error::internal("inspect: a sample cannot be written").caused_by(e))?
-            }
-            false => text(number, batch, row, &*tokenizer, &corpus_config.path, printer.paint),
+            true => serde_json::to_string(&line(args.step, number, batch, row, &*tokenizer, &*corpus))
+                .map_err(|e| Error::internal("inspect: a sample cannot be written").caused_by(e))?,
+            false => text(number, batch, row, &*tokenizer, &*corpus, printer.paint),
         })?;
     }
     printer.finish()?;
     tell(summary(args.step, &batches));
     if args.verify { recorded.verify(&args.run, args.step, &digest) } else { Ok(()) }
+}
+
+/// The sources of the run, where they are now.
+fn moved(sources: &Sources, given: &[SourceArg]) -> Result<Sources> {
+    if given.is_empty() {
+        return Ok(sources.clone());
+    }
+    if given.len() != sources.len() {
+        return Err(Error::usage(format!("--corpus: the run was made of {sources}: name each of them")));
+    }
+    let at = |(source, given): (&CorpusConfig, &SourceArg)| CorpusConfig {
+        path: given.path.clone(),
+        ..source.clone()
+    };
+    Sources::new(sources.iter().zip(given).map(at).collect())
 }
 
 /// What a run wrote down of the batches that it saw.
@@ -254,7 +264,7 @@ fn line<'l>(
     batch: &'l HostBatch,
     row: usize,
     tokenizer: &'l dyn Tokenizer,
-    file: &'l Path,
+    corpus: &'l dyn Corpus,
 ) -> Line<'l> {
     let token = |id: u32| tokenizer.token(id).unwrap_or("?");
     Line {
@@ -267,7 +277,7 @@ fn line<'l>(
             .map(|(position, label, corruption)| Predicted { position, token: token(label), corruption })
             .collect(),
         pair: batch.pairs[row],
-        file,
+        file: corpus.file(batch.origins[row].document_a),
         origin: batch.origins[row],
     }
 }
@@ -278,19 +288,19 @@ fn text(
     batch: &HostBatch,
     row: usize,
     tokenizer: &dyn Tokenizer,
-    file: &Path,
+    corpus: &dyn Corpus,
     paint: Paint,
 ) -> String {
-    let Origin { cursor, line_a, line_b, .. } = batch.origins[row];
+    let Origin { cursor, document_a, line_a, document_b, line_b } = batch.origins[row];
     let pair = match batch.pairs[row] {
         PairLabel::IsNext => "is next",
         PairLabel::NotNext => "not next",
         PairLabel::None => "no pair",
     };
-    let file = file.display();
+    let [file_a, file_b] = [document_a, document_b].map(|id| corpus.file(id).display());
     let (ids, segments) = (&batch.ids[cells(batch, row)], &batch.segments[cells(batch, row)]);
     format!(
-        "batch {number} row {row}: {pair}, {file}:{line_a} and {file}:{line_b}, epoch {} position {}\n  {}",
+        "batch {number} row {row}: {pair}, {file_a}:{line_a} and {file_b}:{line_b}, epoch {} position {}\n  {}",
         cursor.epoch,
         cursor.position,
         show(ids, segments, predicted(batch, row), tokenizer, paint)

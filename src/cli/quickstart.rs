@@ -44,15 +44,11 @@ pub fn run(args: Args) -> Result<()> {
     durable::write_file(&held_out, HELD_OUT)?;
     let text = std::str::from_utf8(TRAIN).map_err(|e| Error::internal("toy corpus").caused_by(e))?;
     let vocab = WordVocab::from_texts(text.lines(), None, 1);
-    let (corpus, test) = (corpus_at(&train), corpus_at(&held_out));
+    let (corpus, test) = (corpus_at(&train).into(), corpus_at(&held_out).into());
     let opened = Opened::open(Box::new(vocab), &corpus, Some(&test))?;
     let base = small(
         &args,
-        defaults(
-            Preset::Default,
-            opened.data(corpus, Some(test), directory.join("vocab.json")),
-            &*opened.tokenizer,
-        ),
+        defaults(Preset::Default, opened.data(directory.join("vocab.json")), &*opened.tokenizer),
     );
     let survey = opened.survey(&base)?;
     let config = RunConfig { data: DataConfig { epoch: survey.epoch, ..base.data }, ..base };

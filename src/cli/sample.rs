@@ -11,7 +11,7 @@ use super::train::cores;
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, Tally, show};
 use crate::vocab::Tokenizer;
-use crate::{Result, corpus, vocab};
+use crate::{Result, vocab};
 
 /// Flags of `sample`.
 #[derive(Debug, clap::Args)]
@@ -72,7 +72,7 @@ pub fn run(args: Args) -> Result<()> {
     let config = args.source.sample.resolve(args.source.preset);
     config.check()?;
     let tokenizer = vocab::load(&args.source.vocab)?;
-    let corpus = corpus::open(&args.source.corpus.resolve())?;
+    let (corpus, _) = args.source.corpus.resolve()?.open()?;
     let workers = args.source.workers();
     let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };
     let format = if args.json { Format::Jsonl } else { args.format };

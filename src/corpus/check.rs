@@ -1,16 +1,16 @@
 //! What a corpus holds and what is wrong with it, before hours are spent on it.
 //!
-//! Takes a corpus and, where there is one, a vocabulary; reads every line once, in constant memory, and gives
-//! counts. Knows nothing of models or of how its figures are shown. Figures about samples are those of true
-//! pairs without masks, which is what a line becomes half of the time; the lengths of random pairs differ
-//! only in how they are combined.
+//! Takes a corpus and, where there is one, a vocabulary; reads every document once, in constant memory, and
+//! gives counts. Knows nothing of models or of how its figures are shown. Figures about samples are, of pairs,
+//! those of true pairs without masks, which is what a line becomes half of the time (the lengths of random pairs
+//! differ only in how they are combined); of documents, an estimate: as many as their tokens fill.
 
 use hashbrown::HashMap;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Corpus;
-use super::pairs::{Fault, PairCorpus, strip_line_end};
+use super::source::strip_line_end;
+use super::{Corpus, Fault, Record, Shape, TextCorpus, TextFile};
 use crate::Result;
 use crate::text::BOM;
 use crate::vocab::Tokenizer;
@@ -54,7 +54,7 @@ impl Finding {
     }
 }
 
-/// Lines that are no documents, by reason.
+/// Lines, or whole files, that are no documents, by reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Refusals {
     pub blank: Finding,
@@ -65,10 +65,14 @@ pub struct Refusals {
     pub nothing_after: Finding,
     pub malformed: Finding,
     pub too_long: Finding,
+    pub not_json: Finding,
+    pub no_field: Finding,
+    pub field_not_text: Finding,
+    pub no_sentence: Finding,
 }
 
 impl Refusals {
-    fn of(&mut self, fault: Fault) -> &mut Finding {
+    fn of(&mut self, fault: &Fault) -> &mut Finding {
         match fault {
             Fault::Blank => &mut self.blank,
             Fault::NoTab => &mut self.no_tab,
@@ -78,11 +82,15 @@ impl Refusals {
             Fault::NothingAfter => &mut self.nothing_after,
             Fault::Malformed { .. } => &mut self.malformed,
             Fault::TooLong { .. } => &mut self.too_long,
+            Fault::NotJson { .. } => &mut self.not_json,
+            Fault::NoField(_) => &mut self.no_field,
+            Fault::NotText { .. } => &mut self.field_not_text,
+            Fault::NoSentence => &mut self.no_sentence,
         }
     }
 
     /// Each reason in words, with its lines.
-    pub fn named(&self) -> [(&'static str, &Finding); 8] {
+    pub fn named(&self) -> [(&'static str, &Finding); 12] {
         [
             ("empty line", &self.blank),
             ("no tab", &self.no_tab),
@@ -91,11 +99,15 @@ impl Refusals {
             ("nothing before the tab", &self.nothing_before),
             ("nothing after the tab", &self.nothing_after),
             ("not in the encoding", &self.malformed),
-            ("longer than a line may be", &self.too_long),
+            ("longer than may be", &self.too_long),
+            ("not a JSON object", &self.not_json),
+            ("field missing", &self.no_field),
+            ("field not a string", &self.field_not_text),
+            ("no sentence", &self.no_sentence),
         ]
     }
 
-    /// How many lines are no documents.
+    /// How many there are.
     pub fn total(&self) -> u64 {
         self.named().iter().map(|(_, finding)| finding.count).sum()
     }
@@ -122,7 +134,7 @@ pub struct Spread {
     pub max: u64,
 }
 
-/// Lines of a range of lengths.
+/// Documents of a range of lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Bar {
     /// Shortest and longest length in the range, in bytes without the line end.
@@ -153,11 +165,44 @@ pub struct Coverage {
     pub batch_width: f64,
 }
 
+/// What the vocabulary makes of a corpus of documents.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DocumentCoverage {
+    /// Tokens of the text, without special ones, and how many of them the vocabulary lacks.
+    pub tokens: u64,
+    pub unknown: u64,
+    pub unknown_rate: f64,
+    pub sentence_tokens: Spread,
+    /// About how many samples an epoch has: as many as the tokens fill, each to its full length.
+    pub samples: u64,
+    /// Tokens of these samples, special tokens included.
+    pub epoch_tokens: u64,
+}
+
+/// What depends on the shape of the documents.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Contents {
+    Pairs {
+        /// Words of the first sentence and of the second one.
+        words: [Spread; 2],
+        vocabulary: Option<Coverage>,
+    },
+    Documents {
+        /// Sentences of a document.
+        sentences: Spread,
+        /// Words of a sentence.
+        sentence_words: Spread,
+        vocabulary: Option<DocumentCoverage>,
+    },
+}
+
 /// Everything that a check finds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
+    /// Lines that were read, blank ones included.
     pub lines: u64,
-    /// Lines that are documents: the samples of an epoch.
+    /// Documents that are sound.
     pub documents: u64,
     pub refused: u64,
     pub refusals: Refusals,
@@ -168,19 +213,19 @@ pub struct Report {
     /// Byte order marks elsewhere, which are characters of a word: files were joined.
     pub stray_byte_order_marks: Finding,
     pub duplicates: Duplicates,
+    /// Of a document: a line, a block of lines, or a file.
     pub line_bytes: Spread,
     pub line_bytes_histogram: Vec<Bar>,
-    /// Words of the first sentence and of the second one.
-    pub words: [Spread; 2],
-    pub vocabulary: Option<Coverage>,
+    #[serde(flatten)]
+    pub contents: Contents,
 }
 
-/// Reads every line of `corpus`. `progress` hears the number of lines seen so far, now and then.
+/// Reads every document of `corpus`. `progress` hears the number of documents seen so far, now and then.
 ///
 /// # Errors
-/// Only where the file cannot be read: what is wrong with lines is in the report.
+/// Only where the corpus cannot be read: what is wrong with documents is in the report.
 pub fn check(
-    corpus: &PairCorpus,
+    corpus: &TextCorpus,
     tokenizer: Option<&dyn Tokenizer>,
     config: &CheckConfig,
     progress: &mut dyn FnMut(u64),
@@ -191,48 +236,72 @@ pub fn check(
     let mut copies = Copies::new(DUPLICATE_BUDGET);
     let mut line_bytes = Lengths::default();
     let mut words = [Lengths::default(), Lengths::default()];
+    let mut sentences = Lengths::default();
     let mut survey = tokenizer.map(Survey::new);
-    let mut documents = 0;
-    corpus.scan(|id, raw| {
-        let line = id + 1;
+    let pairs = corpus.shape() == Shape::Pairs;
+    let (mut documents, mut lines) = (0, 0);
+    corpus.scan(|id, Record { line, size, raw }| {
         if id % 4096 == 0 {
             progress(id);
         }
-        if raw.ends_with(b"\r\n") {
-            crlf.add(line);
+        if id == 0 {
+            // Blank ones before the first document.
+            lines += line - 1;
         }
-        let text = strip_line_end(raw);
+        let text = strip_line_end(if pairs { &raw } else { raw.trim_ascii_end() });
         line_bytes.add(text.len());
-        match corpus.parse(id, raw) {
-            Err(fault) => refusals.of(fault).add(line),
-            Ok([a, b]) => {
-                documents += 1;
-                copies.add(xxh3_64(text), line);
-                if line > 1 && text.starts_with(BOM) {
-                    stray_byte_order_marks.add(line);
-                }
-                words[0].add(a.split_whitespace().count());
-                words[1].add(b.split_whitespace().count());
-                if let Some(survey) = &mut survey {
-                    survey.add(&a, &b);
-                }
+        let document = corpus.parse(&raw, line, size);
+        let sound = document.is_ok();
+        for (number, part) in raw.split_inclusive(|&byte| byte == b'\n').zip(line..).map(|(p, n)| (n, p)) {
+            lines += 1;
+            if part.ends_with(b"\r\n") {
+                crlf.add(number);
             }
+            if sound && number > 1 && part.starts_with(BOM) {
+                stray_byte_order_marks.add(number);
+            }
+        }
+        let document = match document {
+            Ok(document) => document,
+            Err((line, fault)) => {
+                refusals.of(&fault).add(line);
+                return Ok(());
+            }
+        };
+        documents += 1;
+        copies.add(xxh3_64(text), line);
+        sentences.add(document.sentences.len());
+        for (at, sentence) in document.sentences.iter().enumerate() {
+            words[if pairs { at.min(1) } else { 0 }].add(sentence.text.split_whitespace().count());
+        }
+        if let Some(survey) = &mut survey {
+            survey.add(document.sentences.iter().map(|sentence| &*sentence.text), pairs);
         }
         Ok(())
     })?;
+    let [first, second] = words.map(|lengths| lengths.spread());
     Ok(Report {
-        lines: corpus.len(),
+        lines,
         documents,
         refused: refusals.total(),
         refusals,
         crlf,
-        byte_order_mark: corpus.has_byte_order_mark(),
+        byte_order_mark: corpus.text_file().is_some_and(TextFile::has_byte_order_mark),
         stray_byte_order_marks,
         duplicates: copies.report(),
         line_bytes: line_bytes.spread(),
         line_bytes_histogram: line_bytes.bars(),
-        words: words.map(|lengths| lengths.spread()),
-        vocabulary: survey.map(|survey| survey.report(config)),
+        contents: match pairs {
+            true => Contents::Pairs {
+                words: [first, second],
+                vocabulary: survey.map(|survey| survey.report(config)),
+            },
+            false => Contents::Documents {
+                sentences: sentences.spread(),
+                sentence_words: first,
+                vocabulary: survey.map(|survey| survey.report_documents(config)),
+            },
+        },
     })
 }
 
@@ -333,6 +402,7 @@ struct Survey<'t> {
     ids: Vec<u32>,
     tokens: u64,
     unknown: u64,
+    /// Of samples, where documents are pairs; else of sentences.
     samples: Lengths,
 }
 
@@ -341,14 +411,36 @@ impl<'t> Survey<'t> {
         Self { tokenizer, ids: Vec::new(), tokens: 0, unknown: 0, samples: Lengths::default() }
     }
 
-    fn add(&mut self, a: &str, b: &str) {
-        self.ids.clear();
-        self.tokenizer.encode(a, &mut self.ids);
-        self.tokenizer.encode(b, &mut self.ids);
+    /// Counts the sentences of a document: together they are a sample where they are a pair.
+    fn add<'s>(&mut self, sentences: impl Iterator<Item = &'s str>, pairs: bool) {
         let unknown = self.tokenizer.specials().unknown;
-        self.tokens += self.ids.len() as u64;
-        self.unknown += self.ids.iter().filter(|&&id| id == unknown).count() as u64;
-        self.samples.add(self.ids.len() + SPECIALS);
+        let mut together = 0;
+        for sentence in sentences {
+            self.ids.clear();
+            self.tokenizer.encode(sentence, &mut self.ids);
+            self.tokens += self.ids.len() as u64;
+            self.unknown += self.ids.iter().filter(|&&id| id == unknown).count() as u64;
+            together += self.ids.len();
+            if !pairs {
+                self.samples.add(self.ids.len());
+            }
+        }
+        if pairs {
+            self.samples.add(together + SPECIALS);
+        }
+    }
+
+    fn report_documents(self, config: &CheckConfig) -> DocumentCoverage {
+        let room = config.seq_len.saturating_sub(SPECIALS).max(1) as u64;
+        let samples = self.tokens.div_ceil(room);
+        DocumentCoverage {
+            tokens: self.tokens,
+            unknown: self.unknown,
+            unknown_rate: ratio(self.unknown, self.tokens),
+            sentence_tokens: self.samples.spread(),
+            samples,
+            epoch_tokens: self.tokens + SPECIALS as u64 * samples,
+        }
     }
 
     fn report(self, config: &CheckConfig) -> Coverage {
@@ -408,18 +500,21 @@ fn ratio(part: u64, whole: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CorpusConfig, Io};
+    use super::super::{CorpusConfig, Format};
     use super::*;
     use crate::vocab::WordVocab;
 
     fn report(content: &[u8], config: CheckConfig) -> Report {
+        report_as(Format::Pairs, content, config)
+    }
+
+    fn report_as(format: Format, content: &[u8], config: CheckConfig) -> Report {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("text");
         std::fs::write(&path, content).unwrap();
-        let open =
-            CorpusConfig { path, io: Io::Memory, lines: None, encoding: "utf-8".into(), index_dir: None };
+        let open = CorpusConfig { format: Some(format), ..CorpusConfig::at(path) };
         let letters = WordVocab::from_texts(["a b c d e f g h"], None, 1);
-        check(&PairCorpus::open(&open).unwrap(), Some(&letters), &config, &mut |_| {}).unwrap()
+        check(&TextCorpus::open(&open).unwrap(), Some(&letters), &config, &mut |_| {}).unwrap()
     }
 
     const CONFIG: CheckConfig = CheckConfig { seq_len: 8, batch_size: 2 };
@@ -450,7 +545,9 @@ mod tests {
         let found = report(&b"no\n".repeat(100), CONFIG);
         assert_eq!(found.refusals.no_tab, Finding { count: 100, lines: vec![1, 2, 3, 4, 5] });
         assert_eq!(found.documents, 0);
-        let vocabulary = found.vocabulary.unwrap();
+        let Contents::Pairs { vocabulary: Some(vocabulary), .. } = found.contents else {
+            panic!("{found:?}")
+        };
         assert_eq!((vocabulary.padding_fixed, vocabulary.padding_longest), (0.0, 0.0));
     }
 
@@ -466,19 +563,46 @@ mod tests {
             ]
         );
         assert_eq!(found.line_bytes, Spread { min: 2, mean: 20.0 / 4.0, median: 3, p99: 10, max: 10 });
-        assert_eq!(found.words[1], Spread { min: 1, mean: 4.0 / 3.0, median: 1, p99: 2, max: 2 });
+        let Contents::Pairs { words, .. } = found.contents else { panic!("{found:?}") };
+        assert_eq!(words[1], Spread { min: 1, mean: 4.0 / 3.0, median: 1, p99: 2, max: 2 });
     }
 
     #[test]
     fn the_vocabulary_tells_unknown_words_truncation_and_padding() {
         // Samples of 5, 6 and 12 tokens, where 8 fit.
         let found = report(b"a\tb\na b\tword\na b c d\te f g h other\n", CONFIG);
-        let vocabulary = found.vocabulary.unwrap();
+        let Contents::Pairs { vocabulary: Some(vocabulary), .. } = found.contents else {
+            panic!("{found:?}")
+        };
         assert_eq!((vocabulary.tokens, vocabulary.unknown), (14, 2));
         assert_eq!((vocabulary.truncated, vocabulary.epoch_tokens), (1, 5 + 6 + 8));
         assert!((vocabulary.padding_fixed - (1.0 - 19.0 / 24.0)).abs() < 1e-12);
         // Longest of two drawn from {5, 6, 8}: 1/9 of the time 5, 3/9 6, 5/9 8.
         assert!((vocabulary.batch_width - (5.0 + 3.0 * 6.0 + 5.0 * 8.0) / 9.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn documents_have_figures_of_their_own() {
+        let text = b"\na b\nc word\r\n\n\na\n\na b\nc word\r\n";
+        let found = report_as(Format::Sentences, text, CONFIG);
+        assert_eq!((found.lines, found.documents, found.refused), (9, 3, 0));
+        assert_eq!(found.crlf, Finding { count: 2, lines: vec![3, 9] });
+        assert_eq!(found.duplicates.lines, [[8, 2]]);
+        let Contents::Documents { sentences, sentence_words, vocabulary } = found.contents else {
+            panic!("{found:?}")
+        };
+        assert_eq!((sentences.min, sentences.median, sentences.max), (1, 2, 2));
+        assert_eq!((sentence_words.min, sentence_words.mean, sentence_words.max), (1, 9.0 / 5.0, 2));
+        let vocabulary = vocabulary.unwrap();
+        assert_eq!((vocabulary.tokens, vocabulary.unknown), (9, 2));
+        // Samples of five tokens and three special ones.
+        assert_eq!((vocabulary.samples, vocabulary.epoch_tokens), (2, 9 + 2 * 3));
+
+        let lines = b"{\"text\": \"a b. C d.\"}\n{\"text\": 3}\n{}\n{\"text\": \" \"}\nno\n\n";
+        let found = report_as(Format::Jsonl, lines, CONFIG);
+        assert_eq!((found.lines, found.documents, found.refused), (6, 1, 5));
+        let at: Vec<_> = found.refusals.named().map(|(_, finding)| finding.lines.clone())[8..].to_vec();
+        assert_eq!(at, [vec![5, 6], vec![3], vec![2], vec![4]]);
     }
 
     #[test]

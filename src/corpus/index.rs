@@ -1,12 +1,13 @@
-//! The line index: where lines begin, so that any of them is reached in constant time.
+//! The index: where records begin, so that any of them is reached in constant time.
 //!
-//! Takes bytes, gives line windows. One offset in `stride` lines is kept (an *anchor*); a line is found by
-//! going to the anchor before it and passing fewer than `stride` line ends. The stride starts at 16 and
-//! doubles until the index is below 0.5 % of the corpus. Knows nothing of what a line holds.
+//! Takes bytes, gives windows of them in which a record is found. A record is a line, or a block of lines
+//! ([`Records`]). The place of one record in `stride` is kept (an *anchor*); a record is found by going to the
+//! anchor before it and passing fewer than `stride` others. The stride starts at 16 lines or 1 block, and
+//! doubles until the index is below 0.5 % of the corpus. Knows nothing of what a record holds.
 //!
-//! The file is little-endian: magic, version and stride, then length, modification time, sample and content
-//! of the corpus, lines, anchors, and a checksum of all that. It is made of the corpus and of nothing
-//! else, so whatever does not fit (stale or damaged) is refused and made again.
+//! The file is little-endian: magic, version, kind of records and stride, then length, modification time, sample
+//! and content of the corpus, records, lines, blocks cut, anchors, and a checksum of all that. It is made of the
+//! corpus and of nothing else, so whatever does not fit (stale or damaged) is refused and made again.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,31 +15,69 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use memchr::memchr_iter;
+use memchr::{memchr, memchr_iter};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::Bytes;
+use crate::text::BOM;
 use crate::{Error, Result, durable};
 
 /// First eight bytes of an index file.
 const MAGIC: [u8; 8] = *b"bs-lines";
 /// Of the layout of the file and of the hashes in it.
-const VERSION: u32 = 1;
-/// Bytes before the anchors: magic, version, stride, and five numbers of 64 bits.
-const HEADER: usize = 8 + 4 + 4 + 5 * 8;
+const VERSION: u32 = 2;
+/// Bytes before the anchors: magic, version, kind, shift, and seven numbers of 64 bits.
+const HEADER: usize = 8 + 4 + 2 + 2 + 7 * 8;
 /// Bytes behind the anchors.
 const CHECKSUM: usize = 8;
 
-/// The finest index is one anchor in 2^4 lines: finer gains nothing, since finding the end of a line next to
-/// a known offset costs less than fetching it.
-const FIRST_SHIFT: u32 = 4;
 /// The index file is at most a 200th of the corpus, its header excepted where the corpus is tiny.
 const CORPUS_SHARE: u64 = 200;
 /// Bound on memory, while building and afterwards: 128 MiB, reached at 270 million lines.
-const MAX_ANCHORS: usize = 1 << 24;
+const MAX_ANCHOR_BYTES: usize = 1 << 27;
 
 /// Read at a time when building: fits into a second-level cache with room to spare.
 const CHUNK: u64 = 1 << 18;
+
+/// A block that reaches this many bytes ends with the line that reaches them: a book without blank lines is many
+/// documents, each of which fits into memory.
+pub const MAX_BLOCK: u64 = 1 << 20;
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Records {
+    /// Every line.
+    Lines,
+    /// Lines with blank ones before and behind them, which hold nothing but white space; the text is UTF-8.
+    Blocks,
+}
+
+impl Records {
+    /// Lines: the finest index is one anchor in 2^4, since finding the end of a line next to a known offset
+    /// costs less than fetching it. Blocks may be long, so each has an anchor where there is room.
+    fn first_shift(self) -> u32 {
+        match self {
+            Self::Lines => 4,
+            Self::Blocks => 0,
+        }
+    }
+
+    /// Of an anchor: its offset, and its line where that does not follow from its number.
+    fn anchor_len(self) -> usize {
+        match self {
+            Self::Lines => 8,
+            Self::Blocks => 16,
+        }
+    }
+
+    /// As it stands in a file.
+    fn code(self) -> u16 {
+        match self {
+            Self::Lines => 0,
+            Self::Blocks => 1,
+        }
+    }
+}
 
 /// What tells one state of a file from another without reading all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,13 +127,19 @@ fn sample(bytes: &dyn Bytes) -> Result<u64> {
     Ok(hash.digest())
 }
 
-/// Where lines begin.
+/// Where records begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LineIndex {
-    /// Where line `k << shift` begins, ascending from 0.
+pub struct Index {
+    kind: Records,
+    /// Where record `k << shift` begins, ascending.
     anchors: Vec<u64>,
+    /// The line that it begins with, from 0; empty where records are lines.
+    anchor_lines: Vec<u64>,
     shift: u32,
+    records: u64,
     lines: u64,
+    /// Blocks that begin only because the one before was too long.
+    cuts: u64,
     bytes: u64,
     content: u64,
 }
@@ -104,37 +149,76 @@ pub struct LineIndex {
 pub enum Refused {
     /// There is none.
     Absent,
-    /// It is of another corpus, or of another state of this one.
+    /// It is of another corpus, of another state of this one, or of other records.
     Stale(&'static str),
     /// It is not what was once written.
     Corrupt(&'static str),
 }
 
-impl LineIndex {
+/// A stretch of bytes in which a record is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// From one anchor to the next.
+    pub range: Range<u64>,
+    /// How many records begin in it before the one that was asked for.
+    pub before: u64,
+    /// The line that it begins with, from 0.
+    pub line: u64,
+}
+
+impl Index {
     /// Reads `bytes` once, in order, in constant memory. A line ends with its line feed; bytes behind the
     /// last line feed are a line too.
-    pub fn build(bytes: &dyn Bytes) -> Result<Self> {
-        Self::build_within(bytes, MAX_ANCHORS)
+    pub fn build(bytes: &dyn Bytes, kind: Records) -> Result<Self> {
+        Self::build_within(bytes, kind, MAX_ANCHOR_BYTES / kind.anchor_len())
     }
 
-    /// [`LineIndex::build`] with another bound on memory.
-    fn build_within(bytes: &dyn Bytes, max_anchors: usize) -> Result<Self> {
+    /// [`Index::build`] with another bound on memory.
+    fn build_within(bytes: &dyn Bytes, kind: Records, max_anchors: usize) -> Result<Self> {
         let length = bytes.len();
-        let mut index = Self { anchors: vec![0], shift: FIRST_SHIFT, lines: 0, bytes: length, content: 0 };
+        let mut index = Self {
+            kind,
+            anchors: Vec::new(),
+            anchor_lines: Vec::new(),
+            shift: kind.first_shift(),
+            records: 0,
+            lines: 0,
+            cuts: 0,
+            bytes: length,
+            content: 0,
+        };
         let mut hash = Xxh3Default::new();
+        let mut blocks = Blocks::default();
         let mut last = b'\n';
         let mut start = 0;
+        if kind == Records::Lines {
+            index.anchors.push(0);
+        }
         while start < length {
             let chunk = bytes.slice(start..length.min(start + CHUNK))?;
             hash.update(&chunk);
-            index.count(start, &chunk, max_anchors);
+            match kind {
+                Records::Lines => index.count_lines(start, &chunk, max_anchors),
+                Records::Blocks => blocks.feed(start, &chunk, |at, line| index.add(at, line, max_anchors)),
+            }
             last = *chunk.last().expect("a chunk is not empty, or the loop would have ended");
             start += chunk.len() as u64;
         }
-        index.lines += u64::from(last != b'\n');
         index.content = hash.digest();
-        // No line begins behind the last line feed.
-        index.anchors.truncate(index.lines.div_ceil(index.stride()) as usize);
+        match kind {
+            Records::Lines => {
+                index.lines += u64::from(last != b'\n');
+                index.records = index.lines;
+                // No line begins behind the last line feed.
+                index.anchors.truncate(index.lines.div_ceil(index.stride()) as usize);
+            }
+            Records::Blocks => {
+                if let Some((at, line)) = blocks.finish(length) {
+                    index.add(at, line, max_anchors);
+                }
+                (index.lines, index.cuts) = (blocks.line, blocks.cuts);
+            }
+        }
         while index.anchors.len() > 1 && index.file_len() > length / CORPUS_SHARE {
             index.thin();
         }
@@ -142,7 +226,7 @@ impl LineIndex {
     }
 
     /// Counts the line feeds of `chunk`, which begins at `start`, and sets the anchors behind them.
-    fn count(&mut self, start: u64, chunk: &[u8], max_anchors: usize) {
+    fn count_lines(&mut self, start: u64, chunk: &[u8], max_anchors: usize) {
         let mut mask = self.stride() - 1;
         for at in memchr_iter(b'\n', chunk) {
             self.lines += 1;
@@ -156,22 +240,51 @@ impl LineIndex {
         }
     }
 
+    /// Counts a block that begins at `at` with line `line`, and sets an anchor there where one is due.
+    fn add(&mut self, at: u64, line: u64, max_anchors: usize) {
+        if self.records & (self.stride() - 1) == 0 {
+            self.anchors.push(at);
+            self.anchor_lines.push(line);
+            if self.anchors.len() > max_anchors {
+                self.thin();
+            }
+        }
+        self.records += 1;
+    }
+
     /// Doubles the stride: every second anchor goes.
     fn thin(&mut self) {
         self.shift += 1;
-        let kept = self.anchors.len().div_ceil(2);
-        for k in 0..kept {
-            self.anchors[k] = self.anchors[2 * k];
+        for column in [&mut self.anchors, &mut self.anchor_lines] {
+            let kept = column.len().div_ceil(2);
+            for k in 0..kept {
+                column[k] = column[2 * k];
+            }
+            column.truncate(kept);
         }
-        self.anchors.truncate(kept);
     }
 
-    /// How many lines there are.
+    /// How many records there are.
+    pub fn len(&self) -> u64 {
+        self.records
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// How many lines there are, blank ones included.
     pub fn lines(&self) -> u64 {
         self.lines
     }
 
-    /// Lines per anchor.
+    /// How many blocks begin only because the one before reached [`MAX_BLOCK`].
+    pub fn cuts(&self) -> u64 {
+        self.cuts
+    }
+
+    /// Records per anchor.
     pub fn stride(&self) -> u64 {
         1 << self.shift
     }
@@ -183,24 +296,50 @@ impl LineIndex {
 
     /// Length of the index file in bytes.
     pub fn file_len(&self) -> u64 {
-        (HEADER + 8 * self.anchors.len() + CHECKSUM) as u64
+        (HEADER + 8 * (self.anchors.len() + self.anchor_lines.len()) + CHECKSUM) as u64
     }
 
-    /// The bytes from the anchor before line `line < lines()` (from 0) to the next anchor, and how many line
-    /// feeds lie in them before the line begins.
-    pub fn window(&self, line: u64) -> (Range<u64>, u64) {
-        let anchor = (line >> self.shift) as usize;
+    /// Where record `record < len()` (from 0) is found.
+    pub fn window(&self, record: u64) -> Window {
+        let anchor = (record >> self.shift) as usize;
         let end = self.anchors.get(anchor + 1).copied().unwrap_or(self.bytes);
-        (self.anchors[anchor]..end, line & (self.stride() - 1))
+        Window {
+            range: self.anchors[anchor]..end,
+            before: record & (self.stride() - 1),
+            line: match self.kind {
+                Records::Lines => (anchor as u64) << self.shift,
+                Records::Blocks => self.anchor_lines[anchor],
+            },
+        }
+    }
+
+    /// How many records begin within the first `lines` lines.
+    pub fn within_lines(&self, bytes: &dyn Bytes, lines: u64) -> Result<u64> {
+        if self.kind == Records::Lines || lines >= self.lines {
+            return Ok(self.records.min(lines));
+        }
+        let behind = self.anchor_lines.partition_point(|&line| line < lines);
+        let Some(anchor) = behind.checked_sub(1) else { return Ok(0) };
+        let first = (anchor as u64) << self.shift;
+        let window = self.window(first);
+        let begin = walk(&bytes.slice(window.range)?, self.kind)
+            .take_while(|found| window.line + found.line < lines)
+            .count() as u64;
+        Ok(first + begin)
+    }
+
+    /// The records that begin in the bytes of a window, in order.
+    pub fn walk<'w>(&self, window: &'w [u8]) -> Walk<'w> {
+        walk(window, self.kind)
     }
 
     /// Reads the index file at `path` of the corpus that is `identity` now.
-    pub fn load(path: &Path, identity: &Identity) -> Result<Self, Refused> {
-        let most = (HEADER + 8 * MAX_ANCHORS + CHECKSUM) as u64;
+    pub fn load(path: &Path, kind: Records, identity: &Identity) -> Result<Self, Refused> {
+        let most = (HEADER + MAX_ANCHOR_BYTES + CHECKSUM) as u64;
         let mut file = Vec::new();
         // One byte more than there can be: a longer file then has the wrong length.
         match File::open(path).and_then(|opened| opened.take(most + 1).read_to_end(&mut file)) {
-            Ok(_) => Self::decode(&file, identity),
+            Ok(_) => Self::decode(&file, kind, identity),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Refused::Absent),
             Err(_) => Err(Refused::Corrupt("it cannot be read")),
         }
@@ -215,44 +354,52 @@ impl LineIndex {
         let mut file = Vec::with_capacity(self.file_len() as usize);
         file.extend(MAGIC);
         file.extend(VERSION.to_le_bytes());
-        file.extend(self.shift.to_le_bytes());
-        file.extend(self.bytes.to_le_bytes());
-        file.extend(identity.modified.to_le_bytes());
-        file.extend(identity.sample.to_le_bytes());
-        file.extend(self.content.to_le_bytes());
-        file.extend(self.lines.to_le_bytes());
-        for anchor in &self.anchors {
-            file.extend(anchor.to_le_bytes());
+        file.extend(self.kind.code().to_le_bytes());
+        file.extend((self.shift as u16).to_le_bytes());
+        let modified = identity.modified as u64;
+        let (lines, cuts) = (self.lines, self.cuts);
+        for number in [self.bytes, modified, identity.sample, self.content, self.records, lines, cuts] {
+            file.extend(number.to_le_bytes());
+        }
+        for number in self.anchors.iter().chain(&self.anchor_lines) {
+            file.extend(number.to_le_bytes());
         }
         file.extend(xxh3_64(&file).to_le_bytes());
         file
     }
 
-    fn decode(file: &[u8], identity: &Identity) -> Result<Self, Refused> {
-        if file.len() < HEADER + CHECKSUM || !(file.len() - HEADER - CHECKSUM).is_multiple_of(8) {
-            return Err(Refused::Corrupt("its length is wrong"));
-        }
-        let number = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().expect("eight bytes"));
-        let half = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().expect("four bytes"));
-        if file[..8] != MAGIC {
-            return Err(Refused::Corrupt("it is no line index"));
+    fn decode(file: &[u8], kind: Records, identity: &Identity) -> Result<Self, Refused> {
+        if file.len() < 8 + 4 + CHECKSUM || file[..8] != MAGIC {
+            return Err(Refused::Corrupt("it is no index"));
         }
         let (body, checksum) = file.split_at(file.len() - CHECKSUM);
         if checksum != xxh3_64(body).to_le_bytes() {
             return Err(Refused::Corrupt("its checksum is wrong"));
         }
-        if half(8) != VERSION {
+        if file[8..12] != VERSION.to_le_bytes() {
             return Err(Refused::Stale("another version of this program made it"));
         }
+        if body.len() < HEADER || !(body.len() - HEADER).is_multiple_of(kind.anchor_len()) {
+            return Err(Refused::Corrupt("its length is wrong"));
+        }
+        let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
+        let small = |at: usize| u16::from_le_bytes(body[at..at + 2].try_into().expect("two bytes"));
+        if small(12) != kind.code() {
+            return Err(Refused::Stale("it is of another format of the corpus"));
+        }
+        let count = (body.len() - HEADER) / kind.anchor_len();
+        let mut anchors: Vec<u64> = (HEADER..body.len()).step_by(8).map(number).collect();
+        let anchor_lines = anchors.split_off(count);
         let index = Self {
-            anchors: body[HEADER..]
-                .chunks_exact(8)
-                .map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
-                .collect(),
-            shift: half(12),
+            kind,
+            anchors,
+            anchor_lines,
+            shift: small(14).into(),
             bytes: number(16),
             content: number(40),
-            lines: number(48),
+            records: number(48),
+            lines: number(56),
+            cuts: number(64),
         };
         if index.bytes != identity.bytes {
             return Err(Refused::Stale("the corpus has another length"));
@@ -271,12 +418,209 @@ impl LineIndex {
 
     /// Whether every window lies within the corpus: a checksum keeps out accidents, not a file made up.
     fn is_sound(&self) -> bool {
+        let lines_are = match self.kind {
+            Records::Lines => self.lines == self.records && self.anchors.first() == Some(&0),
+            Records::Blocks => {
+                self.anchor_lines.is_sorted_by(|a, b| a < b)
+                    && self.anchor_lines.last().is_some_and(|&last| last < self.lines)
+            }
+        };
         self.shift < 64
-            && self.lines > 0
-            && self.anchors.len() as u64 == self.lines.div_ceil(self.stride())
-            && self.anchors[0] == 0
+            && self.records > 0
+            && self.records <= self.lines
+            && self.anchors.len() as u64 == self.records.div_ceil(self.stride())
             && self.anchors.is_sorted_by(|a, b| a < b)
             && self.anchors.last().is_some_and(|&last| last < self.bytes)
+            && lines_are
+    }
+}
+
+/// A record in a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its bytes; those of a block go on to where the next one begins, over the blank lines in between.
+    pub range: Range<usize>,
+    /// Its first line, counted from the window's first one.
+    pub line: u64,
+}
+
+fn walk(window: &[u8], kind: Records) -> Walk<'_> {
+    Walk { window, kind, at: 0, blocks: Blocks::default(), begun: None }
+}
+
+/// The records of a window, in order.
+pub struct Walk<'w> {
+    window: &'w [u8],
+    kind: Records,
+    /// Where the next line begins.
+    at: usize,
+    blocks: Blocks,
+    /// The block that began last, and has not ended.
+    begun: Option<(u64, u64)>,
+}
+
+impl<'w> Walk<'w> {
+    /// Goes to the next line's beginning and gives this one.
+    fn line(&mut self) -> Option<&'w [u8]> {
+        let rest = &self.window[self.at..];
+        let length = memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+        self.at += length;
+        (length > 0).then_some(&rest[..length])
+    }
+
+    /// Where the next block begins, and with which line.
+    fn begin(&mut self) -> Option<(u64, u64)> {
+        loop {
+            let line = self.line()?;
+            self.blocks.white.feed(line);
+            let begins = self.blocks.line_ends(self.at as u64);
+            if begins.is_some() {
+                return begins;
+            }
+        }
+    }
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Found;
+
+    fn next(&mut self) -> Option<Found> {
+        match self.kind {
+            Records::Lines => {
+                let start = self.at;
+                self.line()?;
+                self.blocks.line += 1;
+                Some(Found { range: start..self.at, line: self.blocks.line - 1 })
+            }
+            Records::Blocks => {
+                let (start, line) = self.begun.take().or_else(|| self.begin())?;
+                self.begun = self.begin();
+                let end = self.begun.map_or(self.window.len(), |(next, _)| next as usize);
+                Some(Found { range: start as usize..end, line })
+            }
+        }
+    }
+}
+
+/// Cuts lines into blocks, wherever they begin in the file and however they are cut into pieces.
+#[derive(Default)]
+struct Blocks {
+    /// Lines that have ended.
+    line: u64,
+    /// Where the line that has not ended begins, and whether it is blank so far.
+    start: u64,
+    white: White,
+    /// Where the block begins that this line goes on with.
+    block: Option<u64>,
+    /// Whether the line before ended a block by its length.
+    was_cut: bool,
+    cuts: u64,
+}
+
+impl Blocks {
+    /// Tells `found` each block that is seen to begin in `chunk`, which begins at `start`: its place and its first
+    /// line.
+    fn feed(&mut self, start: u64, chunk: &[u8], mut found: impl FnMut(u64, u64)) {
+        let mut from = 0;
+        if start == 0 && chunk.starts_with(BOM) {
+            from = BOM.len();
+            self.start = from as u64;
+        }
+        for at in memchr_iter(b'\n', chunk) {
+            self.white.feed(&chunk[from..at]);
+            from = at + 1;
+            if let Some((at, line)) = self.line_ends(start + from as u64) {
+                found(at, line);
+            }
+        }
+        self.white.feed(&chunk[from..]);
+    }
+
+    /// The last line, where no line feed ends it.
+    fn finish(&mut self, length: u64) -> Option<(u64, u64)> {
+        if self.start < length { self.line_ends(length) } else { None }
+    }
+
+    /// The line ends before `end`: the place and the line of the block that begins with it, if one does.
+    fn line_ends(&mut self, end: u64) -> Option<(u64, u64)> {
+        let (start, line) = (self.start, self.line);
+        (self.start, self.line) = (end, line + 1);
+        if self.white.end() {
+            (self.block, self.was_cut) = (None, false);
+            return None;
+        }
+        let begins = self.block.is_none();
+        let block = *self.block.get_or_insert(start);
+        if begins {
+            self.cuts += u64::from(self.was_cut);
+            self.was_cut = false;
+        }
+        if end - block >= MAX_BLOCK {
+            (self.block, self.was_cut) = (None, true);
+        }
+        begins.then_some((start, line))
+    }
+}
+
+/// Whether a line that comes in pieces is nothing but white space.
+#[derive(Default)]
+struct White {
+    /// Something else was seen.
+    text: bool,
+    /// The first bytes of a character whose others are still to come.
+    partial: Vec<u8>,
+}
+
+impl White {
+    fn feed(&mut self, piece: &[u8]) {
+        // Most lines begin with what is plainly no white space.
+        if !self.text && self.partial.is_empty() && piece.first().is_some_and(u8::is_ascii_graphic) {
+            self.text = true;
+        }
+        if !self.text {
+            self.look(piece);
+        }
+    }
+
+    fn look(&mut self, piece: &[u8]) {
+        let joined;
+        let mut rest = piece;
+        if !self.partial.is_empty() {
+            joined = [&self.partial, piece].concat();
+            rest = &joined;
+        }
+        let mut partial = Vec::new();
+        while !rest.is_empty() {
+            // No character has more than four bytes.
+            let front = &rest[..rest.len().min(4)];
+            let (valid, goes_on) = match std::str::from_utf8(front) {
+                Ok(valid) => (valid, false),
+                Err(error) => (
+                    std::str::from_utf8(&front[..error.valid_up_to()]).expect("valid up to there"),
+                    error.error_len().is_none() && rest.len() < 4,
+                ),
+            };
+            match valid.chars().next() {
+                Some(c) if c.is_whitespace() => rest = &rest[c.len_utf8()..],
+                None if goes_on => {
+                    partial = rest.to_vec();
+                    break;
+                }
+                _ => {
+                    self.text = true;
+                    break;
+                }
+            }
+        }
+        self.partial = partial;
+    }
+
+    /// Whether the line that ends here was blank.
+    fn end(&mut self) -> bool {
+        let blank = !self.text && self.partial.is_empty();
+        self.text = false;
+        self.partial.clear();
+        blank
     }
 }
 
@@ -299,20 +643,23 @@ mod tests {
     }
 
     /// The windows agree with a naive count of the line feeds.
-    fn check(content: &[u8], index: &LineIndex) {
+    fn check(content: &[u8], index: &Index) {
         let starts: Vec<u64> = std::iter::once(0)
             .chain(memchr_iter(b'\n', content).map(|at| at as u64 + 1))
             .filter(|&start| start < content.len() as u64)
             .collect();
         assert_eq!(index.lines(), starts.len() as u64);
         for (line, &start) in starts.iter().enumerate() {
-            let (window, before) = index.window(line as u64);
-            assert!(before < index.stride() && window.end <= content.len() as u64);
-            let skipped = memchr_iter(b'\n', &content[window.start as usize..start as usize]).count();
-            assert_eq!(skipped as u64, before, "line {line}");
-            assert!(window.contains(&start), "line {line}");
+            let Window { range, before, line: first } = index.window(line as u64);
+            assert!(before < index.stride() && range.end <= content.len() as u64);
+            let skipped = memchr_iter(b'\n', &content[range.start as usize..start as usize]).count();
+            assert_eq!((skipped as u64, first + before), (before, line as u64));
+            assert!(range.contains(&start), "line {line}");
         }
     }
+
+    const BOTH: [(Records, Records); 2] =
+        [(Records::Lines, Records::Blocks), (Records::Blocks, Records::Lines)];
 
     const IDENTITY: Identity = Identity { bytes: 0, modified: 7, sample: 9 };
 
@@ -327,7 +674,7 @@ mod tests {
             (b"\n\n\n", 3),
             (b"a\r\nb\r\n", 2),
         ] {
-            let index = LineIndex::build(&Fake(content.to_vec())).unwrap();
+            let index = Index::build(&Fake(content.to_vec()), Records::Lines).unwrap();
             assert_eq!(index.lines(), lines, "{content:?}");
             check(content, &index);
         }
@@ -337,24 +684,24 @@ mod tests {
     fn the_stride_doubles_until_the_index_is_small() {
         for (line, lines) in [(&b"\n"[..], 1_000_000), (b"a\tb\n", 300_000), (&[b'x'; 200], 1)] {
             let content = line.repeat(lines);
-            let index = LineIndex::build(&Fake(content.clone())).unwrap();
+            let index = Index::build(&Fake(content.clone()), Records::Lines).unwrap();
             check(&content, &index);
             assert!(
-                index.file_len() <= (content.len() as u64 / CORPUS_SHARE).max(72),
+                index.file_len() <= (content.len() as u64 / CORPUS_SHARE).max(88),
                 "{}",
                 index.file_len()
             );
         }
         let long = [&[b'x'; 500][..], b"\n"].concat().repeat(1000);
-        assert_eq!(LineIndex::build(&Fake(long)).unwrap().stride(), 16);
+        assert_eq!(Index::build(&Fake(long), Records::Lines).unwrap().stride(), 16);
     }
 
     #[test]
     fn the_bound_on_memory_only_makes_the_index_coarser() {
         let content = [&[b'x'; 300][..], b"\n"].concat().repeat(5000);
-        let fine = LineIndex::build(&Fake(content.clone())).unwrap();
+        let fine = Index::build(&Fake(content.clone()), Records::Lines).unwrap();
         for bound in [2, 3, 4, 5, 100, 312, 313] {
-            let coarse = LineIndex::build_within(&Fake(content.clone()), bound).unwrap();
+            let coarse = Index::build_within(&Fake(content.clone()), Records::Lines, bound).unwrap();
             assert!(coarse.anchors.len() <= bound);
             assert_eq!(coarse.content(), fine.content());
             check(&content, &coarse);
@@ -363,55 +710,178 @@ mod tests {
 
     #[test]
     fn the_file_gives_the_index_back() {
-        let content = b"one\ttwo\n".repeat(5000);
-        let index = LineIndex::build(&Fake(content.clone())).unwrap();
-        let identity = Identity { bytes: content.len() as u64, ..IDENTITY };
-        assert_eq!(LineIndex::decode(&index.encode(&identity), &identity), Ok(index.clone()));
-        for other in [
-            Identity { bytes: identity.bytes + 1, ..identity },
-            Identity { modified: 8, ..identity },
-            Identity { sample: 8, ..identity },
-        ] {
-            let refused = LineIndex::decode(&index.encode(&identity), &other);
-            assert!(matches!(refused, Err(Refused::Stale(_))), "{refused:?}");
+        for (kind, other_kind) in BOTH {
+            let content = b"one\ttwo\n\n".repeat(5000);
+            let index = Index::build(&Fake(content.clone()), kind).unwrap();
+            let identity = Identity { bytes: content.len() as u64, ..IDENTITY };
+            assert_eq!(Index::decode(&index.encode(&identity), kind, &identity), Ok(index.clone()));
+            for (kind, other) in [
+                (kind, Identity { bytes: identity.bytes + 1, ..identity }),
+                (kind, Identity { modified: 8, ..identity }),
+                (kind, Identity { sample: 8, ..identity }),
+                (other_kind, identity),
+            ] {
+                // Half of an anchor too many is no index of blocks, whatever else it is.
+                let refused = Index::decode(&index.encode(&identity), kind, &other);
+                assert!(matches!(refused, Err(Refused::Stale(_))), "{refused:?}");
+            }
         }
     }
 
     #[test]
     fn no_damage_is_accepted() {
-        let content = b"one\ttwo\n".repeat(5000);
-        let index = LineIndex::build(&Fake(content.clone())).unwrap();
-        let identity = Identity { bytes: content.len() as u64, ..IDENTITY };
-        let file = index.encode(&identity);
-        for at in 0..file.len() {
-            for bit in 0..8 {
-                let mut damaged = file.clone();
-                damaged[at] ^= 1 << bit;
-                assert!(LineIndex::decode(&damaged, &identity).is_err(), "byte {at}, bit {bit}");
+        for (kind, _) in BOTH {
+            let content = b"one\ttwo\n\n".repeat(4000);
+            let index = Index::build(&Fake(content.clone()), kind).unwrap();
+            let identity = Identity { bytes: content.len() as u64, ..IDENTITY };
+            let file = index.encode(&identity);
+            for at in 0..file.len() {
+                for bit in 0..8 {
+                    let mut damaged = file.clone();
+                    damaged[at] ^= 1 << bit;
+                    assert!(Index::decode(&damaged, kind, &identity).is_err(), "byte {at}, bit {bit}");
+                }
+                assert!(Index::decode(&file[..at], kind, &identity).is_err(), "cut at {at}");
             }
-            assert!(LineIndex::decode(&file[..at], &identity).is_err(), "cut at {at}");
+            assert!(Index::decode(&[&file[..], &[0; 8]].concat(), kind, &identity).is_err());
         }
-        assert!(LineIndex::decode(&[&file[..], &[0; 8]].concat(), &identity).is_err());
     }
 
     /// Whoever makes up an index also makes up its checksum.
     #[test]
     fn offsets_that_cannot_be_are_refused_in_spite_of_their_checksum() {
-        let sound = LineIndex { anchors: vec![0, 50], shift: 4, lines: 20, bytes: 100, content: 1 };
+        let sound = Index {
+            kind: Records::Lines,
+            anchors: vec![0, 50],
+            anchor_lines: vec![],
+            shift: 4,
+            records: 20,
+            lines: 20,
+            cuts: 0,
+            bytes: 100,
+            content: 1,
+        };
         let identity = Identity { bytes: 100, ..IDENTITY };
-        let check = |index: LineIndex| LineIndex::decode(&index.encode(&identity), &identity);
+        let check = |index: Index| Index::decode(&index.encode(&identity), index.kind, &identity);
         assert_eq!(check(sound.clone()), Ok(sound.clone()));
+        let blocks = Index { kind: Records::Blocks, anchor_lines: vec![3, 25], lines: 30, ..sound.clone() };
+        assert_eq!(check(blocks.clone()), Ok(blocks.clone()));
         for made_up in [
-            LineIndex { anchors: vec![1, 50], ..sound.clone() },
-            LineIndex { anchors: vec![0, 100], ..sound.clone() },
-            LineIndex { anchors: vec![0, 0], ..sound.clone() },
-            LineIndex { anchors: vec![], ..sound.clone() },
-            LineIndex { anchors: vec![], lines: 0, ..sound.clone() },
-            LineIndex { lines: u64::MAX, ..sound.clone() },
-            LineIndex { shift: 64, ..sound.clone() },
-            LineIndex { shift: 63, ..sound.clone() },
+            Index { anchors: vec![1, 50], ..sound.clone() },
+            Index { anchors: vec![0, 100], ..sound.clone() },
+            Index { anchors: vec![0, 0], ..sound.clone() },
+            Index { anchors: vec![], ..sound.clone() },
+            Index { anchors: vec![], records: 0, lines: 0, ..sound.clone() },
+            Index { records: u64::MAX, lines: u64::MAX, ..sound.clone() },
+            Index { lines: 21, ..sound.clone() },
+            Index { shift: 64, ..sound.clone() },
+            Index { shift: 63, ..sound.clone() },
+            Index { anchor_lines: vec![25, 3], ..blocks.clone() },
+            Index { anchor_lines: vec![3, 30], ..blocks.clone() },
+            Index { lines: 19, anchor_lines: vec![3, 4], ..blocks.clone() },
         ] {
             assert!(matches!(check(made_up), Err(Refused::Corrupt(_))));
+        }
+    }
+
+    /// Blocks as (offset, line), the obvious way.
+    fn naive_blocks(content: &[u8]) -> Vec<(u64, u64)> {
+        let mut found = Vec::new();
+        let mut start = if content.starts_with(BOM) { BOM.len() } else { 0 };
+        let mut block = None;
+        for (number, line) in content[start..].split_inclusive(|&b| b == b'\n').enumerate() {
+            let blank = std::str::from_utf8(line).is_ok_and(|line| line.trim().is_empty());
+            let end = start + line.len();
+            if blank {
+                block = None;
+            } else {
+                if block.is_none() {
+                    found.push((start as u64, number as u64));
+                }
+                let begun = *block.get_or_insert(start);
+                if (end - begun) as u64 >= MAX_BLOCK {
+                    block = None;
+                }
+            }
+            start = end;
+        }
+        found
+    }
+
+    /// The blocks of an index are those found the obvious way, each in its window.
+    fn check_blocks(content: &[u8], index: &Index) {
+        let expected = naive_blocks(content);
+        assert_eq!(index.len(), expected.len() as u64);
+        for (id, &(start, line)) in expected.iter().enumerate() {
+            let window = index.window(id as u64);
+            let bytes = &content[window.range.start as usize..window.range.end as usize];
+            let found = index.walk(bytes).nth(window.before as usize).unwrap();
+            assert_eq!(
+                (window.range.start + found.range.start as u64, window.line + found.line),
+                (start, line)
+            );
+            let end = expected.get(id + 1).map_or(content.len() as u64, |next| next.0);
+            assert_eq!(window.range.start + found.range.end as u64, end);
+        }
+    }
+
+    #[test]
+    fn blocks_are_cut_at_blank_lines_and_at_a_megabyte() {
+        let check = |content: &[u8], blocks: u64, lines: u64, cuts: u64| {
+            let index = Index::build(&Fake(content.to_vec()), Records::Blocks).unwrap();
+            assert_eq!((index.len(), index.lines(), index.cuts()), (blocks, lines, cuts));
+            check_blocks(content, &index);
+        };
+        check(b"", 0, 0, 0);
+        check(b"\n \n\t\r\n", 0, 3, 0);
+        check(b"\xef\xbb\xbf", 0, 0, 0);
+        check(b"\xef\xbb\xbf\na\n", 1, 2, 0);
+        check("\u{a0}\u{3000}\na\n\u{2003}\nb".as_bytes(), 2, 4, 0);
+        // Broken or cut, they are no white space.
+        check(b"a\n\xe3\x80\nb\n\xff\n \n\xe3", 2, 6, 0);
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        check(&line.repeat(1024), 1, 1024, 0);
+        check(&line.repeat(1025), 2, 1025, 1);
+        check(&[&line.repeat(1024)[..], b"\n", &line].concat(), 2, 1026, 0);
+        check(&line.repeat(5000), 5, 5000, 4);
+        // A line that is longer by itself stays whole.
+        check(&[&line[..], &[b'x'; 3 << 20], b"\n", &line].concat(), 2, 3, 1);
+    }
+
+    #[test]
+    fn blank_lines_are_seen_across_the_ends_of_chunks() {
+        for shift in 0..8 {
+            let mut content = vec![b'x'; CHUNK as usize - 4 - shift];
+            content.extend("\n\u{3000}\u{3000}\u{3000}\ny\n \u{3000}z\n".as_bytes());
+            let index = Index::build(&Fake(content.clone()), Records::Blocks).unwrap();
+            assert_eq!(index.len(), 2, "{shift}");
+            check_blocks(&content, &index);
+        }
+    }
+
+    #[test]
+    fn the_index_of_blocks_is_small_whatever_their_length() {
+        for (block, count) in [(&b"a\n\n"[..], 200_000), (b"one\ntwo\n\n\n", 60_000), (&[b'x'; 70_000], 1)] {
+            let content = block.repeat(count);
+            let index = Index::build(&Fake(content.clone()), Records::Blocks).unwrap();
+            check_blocks(&content, &index);
+            assert!(index.file_len() <= (content.len() as u64 / CORPUS_SHARE).max(96));
+            for bound in [2, 3, 1000] {
+                let coarse = Index::build_within(&Fake(content.clone()), Records::Blocks, bound).unwrap();
+                assert!(coarse.anchors.len() <= bound && coarse.content() == index.content());
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_lines_hold_the_blocks_that_begin_in_them() {
+        let content = b"\na\nb\n\nc\n".repeat(1000);
+        let index = Index::build(&Fake(content.clone()), Records::Blocks).unwrap();
+        assert!(index.stride() > 1);
+        let begins = naive_blocks(&content);
+        for lines in [1, 2, 3, 4, 5, 777, 2500, 4999, 5000, 9000] {
+            let expected = begins.iter().filter(|(_, line)| *line < lines).count() as u64;
+            assert_eq!(index.within_lines(&Fake(content.clone()), lines).unwrap(), expected, "{lines}");
         }
     }
 

@@ -6,23 +6,38 @@
 //! bytes are cut into documents). In the reference's format a line is a document of two sentences.
 
 use std::borrow::Cow;
-use std::ops::Range;
+use std::fmt;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 pub mod check;
+mod directory;
+mod fault;
+mod file;
+mod format;
 pub mod index;
+mod jsonl;
 mod memory;
+mod mixture;
 mod mmap;
 mod pairs;
+mod sentences;
+mod source;
+mod split;
+mod text;
 
+pub use fault::Fault;
+pub use file::{IndexFile, TextFile};
+pub use format::Format;
 pub use memory::InMemory;
+pub use mixture::Mixture;
 pub use mmap::Mapped;
-pub use pairs::{Fault, PairCorpus};
+pub use source::TextCorpus;
 
 /// One sentence and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +51,24 @@ pub struct Sentence<'c> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Document<'c> {
     pub sentences: SmallVec<[Sentence<'c>; 2]>,
+}
+
+impl Document<'_> {
+    /// The same document, borrowing nothing.
+    fn into_owned<'o>(self) -> Document<'o> {
+        let own = |Sentence { text, line }| Sentence { text: Cow::Owned(text.into_owned()), line };
+        Document { sentences: self.sentences.into_iter().map(own).collect() }
+    }
+}
+
+/// The bytes that hold a document, as they lie in their file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record<'c> {
+    /// Line of the file that it begins with, from 1.
+    pub line: u64,
+    /// Size in bytes; more than are in `raw` where that is a file too long to be read.
+    pub size: u64,
+    pub raw: Cow<'c, [u8]>,
 }
 
 /// What a document is, and so how samples are made of it.
@@ -87,8 +120,13 @@ pub trait Corpus: Send + Sync {
         vec![Source { documents: 0..self.len(), per_epoch: self.len() }]
     }
 
-    /// The file that documents come from, for messages.
+    /// The file that documents come from, or all of them, for messages.
     fn path(&self) -> &Path;
+
+    /// The file that document `id` comes from.
+    fn file(&self, _id: u64) -> &Path {
+        self.path()
+    }
 
     /// 64 bits that identify the content that was indexed.
     fn fingerprint(&self) -> u64;
@@ -126,24 +164,194 @@ pub enum Io {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CorpusConfig {
     pub path: PathBuf,
+    /// Part of the text of an epoch, where there are several sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+    /// `None` is to be guessed, which a run does once: what it found is written down. Left out of a file, it is
+    /// that of the first release, which had no other.
+    #[serde(default = "first_format", skip_serializing_if = "is_first_format")]
+    pub format: Option<Format>,
+    /// Which field of a JSON object is the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
     pub io: Io,
-    /// Only the first so many lines.
+    /// Only the documents that begin in the first so many lines; of a directory, the first so many files.
     pub lines: Option<u64>,
     /// WHATWG label of the encoding.
     pub encoding: String,
-    /// Where the line index is kept; `None` is beside the corpus, or in the cache directory where that
+    /// Where the index is kept; `None` is beside the corpus, or in the cache directory where that
     /// cannot be written.
     pub index_dir: Option<PathBuf>,
 }
 
-/// Opens a corpus, making its index first where there is none or a stale one.
+impl CorpusConfig {
+    /// The corpus at `path`, in UTF-8, mapped, its format to be guessed, its index beside it.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            weight: None,
+            format: None,
+            field: None,
+            io: Io::default(),
+            lines: None,
+            encoding: "utf-8".to_owned(),
+            index_dir: None,
+        }
+    }
+}
+
+fn first_format() -> Option<Format> {
+    Some(Format::Pairs)
+}
+
+fn is_first_format(format: &Option<Format>) -> bool {
+    *format == first_format()
+}
+
+/// The sources of a corpus, one or several. Written down as one source, or as a list of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Listed", into = "Listed")]
+pub struct Sources(Vec<CorpusConfig>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Listed {
+    One(CorpusConfig),
+    Several(Vec<CorpusConfig>),
+}
+
+impl Sources {
+    /// # Errors
+    /// [`ErrorKind::Usage`] where there is none, or where a weight is no positive number.
+    pub fn new(sources: Vec<CorpusConfig>) -> Result<Self> {
+        let bad = |source: &&CorpusConfig| source.weight.is_some_and(|w| !(w > 0.0 && w.is_finite()));
+        match sources.iter().find(bad) {
+            Some(CorpusConfig { path, weight, .. }) => Err(Error::usage(format!(
+                "--corpus {}:{}: a weight is a positive number",
+                path.display(),
+                weight.unwrap_or_default()
+            ))),
+            None if sources.is_empty() => Err(Error::usage("--corpus is missing")),
+            None => Ok(Self(sources)),
+        }
+    }
+
+    /// Opens them as one corpus, and tells them with everything in them that was found out.
+    ///
+    /// # Errors
+    /// Those of [`open`] and of [`Mixture::new`].
+    pub fn open(&self) -> Result<(Box<dyn Corpus>, Self)> {
+        let opened = self.0.iter().map(TextCorpus::open).collect::<Result<Vec<_>>>()?;
+        if self.0.iter().any(|source| source.field.is_some())
+            && opened.iter().all(|corpus| corpus.format() != Format::Jsonl)
+        {
+            return Err(Error::usage(format!("--field: {self} has no fields, being no JSON lines")));
+        }
+        let found = Self(opened.iter().map(|corpus| corpus.config().clone()).collect());
+        let mut weighted: Vec<(Box<dyn Corpus>, Option<f64>)> = Vec::with_capacity(opened.len());
+        for corpus in opened {
+            let weight = corpus.config().weight;
+            weighted.push((Box::new(corpus), weight));
+        }
+        let corpus = match weighted.pop() {
+            Some((only, _)) if weighted.is_empty() => only,
+            last => {
+                weighted.extend(last);
+                Box::new(Mixture::new(weighted)?)
+            }
+        };
+        Ok((corpus, found))
+    }
+}
+
+impl From<CorpusConfig> for Sources {
+    fn from(source: CorpusConfig) -> Self {
+        Self(vec![source])
+    }
+}
+
+impl TryFrom<Listed> for Sources {
+    type Error = Error;
+
+    fn try_from(listed: Listed) -> Result<Self> {
+        Self::new(match listed {
+            Listed::One(source) => vec![source],
+            Listed::Several(sources) => sources,
+        })
+    }
+}
+
+impl From<Sources> for Listed {
+    fn from(Sources(mut sources): Sources) -> Self {
+        match sources.pop() {
+            Some(only) if sources.is_empty() => Self::One(only),
+            last => {
+                sources.extend(last);
+                Self::Several(sources)
+            }
+        }
+    }
+}
+
+impl Deref for Sources {
+    type Target = [CorpusConfig];
+
+    fn deref(&self) -> &[CorpusConfig] {
+        &self.0
+    }
+}
+
+/// Their paths.
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, source) in self.0.iter().enumerate() {
+            let between = if at > 0 { " + " } else { "" };
+            write!(f, "{between}{}", source.path.display())?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a corpus of one source, making its index first where there is none or a stale one.
 ///
 /// # Errors
-/// [`crate::ErrorKind::MissingInput`] where there is no such file, [`crate::ErrorKind::Data`] where it is
-/// empty or no text in the encoding that was given, [`crate::ErrorKind::Usage`] where there is no such
-/// encoding, [`crate::ErrorKind::CannotCreate`] where an index directory was given and cannot be written.
+/// [`ErrorKind::MissingInput`] where there is no such file, [`ErrorKind::Data`] where it is empty, no text in the
+/// encoding that was given, or its format can only be guessed wrongly, [`ErrorKind::Usage`] where there is no such
+/// encoding, [`ErrorKind::CannotCreate`] where an index directory was given and cannot be written.
 pub fn open(config: &CorpusConfig) -> Result<Box<dyn Corpus>> {
-    Ok(Box::new(PairCorpus::open(config)?))
+    Ok(Box::new(TextCorpus::open(config)?))
+}
+
+/// Gives `see` the text of every document, a sentence a line, in the order of the corpus. Documents that are
+/// malformed are left out where `skip_bad` says so; their number is returned.
+///
+/// # Errors
+/// Those of [`Corpus::document`] and of `see`.
+pub fn scan_text(
+    corpus: &dyn Corpus,
+    skip_bad: bool,
+    mut see: impl FnMut(&str) -> Result<()>,
+) -> Result<u64> {
+    let (mut text, mut skipped) = (String::new(), 0);
+    for id in 0..corpus.len() {
+        let document = match corpus.document(id) {
+            Ok(document) => document,
+            Err(error) if skip_bad && error.kind() == ErrorKind::Data => {
+                skipped += 1;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        text.clear();
+        for (at, sentence) in document.sentences.iter().enumerate() {
+            if at > 0 {
+                text.push('\n');
+            }
+            text.push_str(&sentence.text);
+        }
+        see(&text)?;
+    }
+    Ok(skipped)
 }
 
 /// The bytes of the regular file behind `file`, the way `io` says.
@@ -181,7 +389,7 @@ mod tests {
         }
         for (start, end) in [(0, 100_001), (100_001, 100_001), (5, 4), (u64::MAX, u64::MAX), (0, u64::MAX)] {
             let error = bytes.slice(start..end).unwrap_err();
-            assert_eq!(error.kind(), crate::ErrorKind::Internal, "{io:?} {start}..{end}");
+            assert_eq!(error.kind(), ErrorKind::Internal, "{io:?} {start}..{end}");
         }
         // What is appended later does not exist: the length was pinned when the file was opened.
         std::fs::write(&path, [&content[..], b"more"].concat()).unwrap();

@@ -9,7 +9,7 @@ use super::engine::{DeviceChoice, EngineKind};
 use super::schedule::Schedule;
 use super::steps::{Epoch, Length};
 use crate::collate::CollateConfig;
-use crate::corpus::CorpusConfig;
+use crate::corpus::Sources;
 use crate::model::{ModelConfig, Optimizer};
 use crate::sample::SampleConfig;
 use crate::{Error, ErrorKind, Result, durable};
@@ -43,14 +43,14 @@ pub struct RunConfig {
 /// What the run reads, with fingerprints of the content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataConfig {
-    pub corpus: CorpusConfig,
+    pub corpus: Sources,
     /// 16 hexadecimal digits.
     pub corpus_fingerprint: String,
     pub documents: u64,
     /// What an epoch of the corpus holds.
     pub epoch: Epoch,
     /// What is evaluated on after each epoch.
-    pub test: Option<CorpusConfig>,
+    pub test: Option<Sources>,
     pub test_fingerprint: Option<String>,
     /// The file that the vocabulary in the run directory was made from.
     pub vocab: PathBuf,
@@ -88,7 +88,8 @@ pub struct Difference {
     pub given: String,
 }
 
-/// Fields that may differ on resume, as dotted prefixes. The paths may: content is held by fingerprints.
+/// Fields that may differ on resume, as dotted prefixes without places in lists. The paths may: content is
+/// held by fingerprints.
 const FREE: [&str; 10] = [
     "data.corpus.path",
     "data.corpus.io",
@@ -177,7 +178,8 @@ fn value_of(config: &RunConfig) -> Value {
 }
 
 fn is_within(field: &str, prefix: &str) -> bool {
-    field.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    let names: Vec<&str> = field.split('.').filter(|part| part.parse::<usize>().is_err()).collect();
+    names.join(".").strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 fn join(prefix: &str, key: &str) -> String {
@@ -188,6 +190,12 @@ fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
     match value {
         Value::Object(fields) => {
             fields.iter().for_each(|(key, value)| flatten(&join(prefix, key), value, out));
+        }
+        Value::Array(items) => {
+            items
+                .iter()
+                .enumerate()
+                .for_each(|(at, item)| flatten(&join(prefix, &at.to_string()), item, out));
         }
         leaf => out.push((prefix.to_owned(), leaf.to_string())),
     }
@@ -203,6 +211,11 @@ fn compare(prefix: &str, stored: &Value, given: &Value, out: &mut Vec<Difference
                 let side =
                     |fields: &serde_json::Map<String, Value>| fields.get(key).cloned().unwrap_or(Value::Null);
                 compare(&join(prefix, key), &side(a), &side(b), out);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (at, (a, b)) in a.iter().zip(b).enumerate() {
+                compare(&join(prefix, &at.to_string()), a, b, out);
             }
         }
         (a, b) if a != b => {

@@ -22,13 +22,7 @@ fn digests(
     tokenizer: &dyn Tokenizer,
     sample: &SampleConfig,
 ) -> Vec<BatchDigest> {
-    let config = CorpusConfig {
-        path: path.to_owned(),
-        io,
-        lines: None,
-        encoding: encoding.to_owned(),
-        index_dir: None,
-    };
+    let config = CorpusConfig { io, encoding: encoding.to_owned(), ..CorpusConfig::at(path) };
     let corpus = corpus::open(&config).unwrap();
     let collate =
         CollateConfig { batch_size: 32, seq_len: sample.seq_len, pad_to: PadTo::Longest, pad_id: 0 };

@@ -42,13 +42,7 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
     RunConfig {
         format: 1,
         data: DataConfig {
-            corpus: CorpusConfig {
-                path: corpus.to_owned(),
-                io: Io::default(),
-                lines: None,
-                encoding: "utf-8".to_owned(),
-                index_dir: None,
-            },
+            corpus: CorpusConfig::at(corpus).into(),
             corpus_fingerprint: String::new(),
             documents: LINES as u64,
             epoch,
@@ -94,7 +88,7 @@ fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, step
         false => RunDir::create(directory).unwrap(),
     };
     run.write_config(config).unwrap();
-    let corpus = corpus::open(&CorpusConfig { io: way.io, ..config.data.corpus.clone() }).unwrap();
+    let corpus = corpus::open(&CorpusConfig { io: way.io, ..config.data.corpus[0].clone() }).unwrap();
     let plan = Plan { corpus: &*corpus, tokenizer: vocab, sample: &config.sample, workers: way.workers };
     let test_sample = evaluation_samples(&config.sample);
     let test = OneEpoch { plan: Plan { sample: &test_sample, ..plan }, collate: &config.collate };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bertstream::Result;
 use bertstream::collate::{CollateConfig, HostBatch, PadTo};
-use bertstream::corpus::{CorpusConfig, Io};
+use bertstream::corpus::{CorpusConfig, Format};
 use bertstream::model::{
     Arch, Engine, Init, Layout, ModelConfig, Optimizer, Outcome, Pass, Predictions, State, Update, Updated,
 };
@@ -28,13 +28,7 @@ pub fn config(accumulate: usize) -> RunConfig {
     RunConfig {
         format: 1,
         data: DataConfig {
-            corpus: CorpusConfig {
-                path: "a.tsv".into(),
-                io: Io::Mmap,
-                lines: None,
-                encoding: "utf-8".into(),
-                index_dir: None,
-            },
+            corpus: CorpusConfig { format: Some(Format::Pairs), ..CorpusConfig::at("a.tsv") }.into(),
             corpus_fingerprint: "00".into(),
             documents: DOCUMENTS,
             epoch,

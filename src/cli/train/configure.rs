@@ -1,12 +1,10 @@
 //! Flags to a configuration: a preset, or a run begun, and over it what the flags say.
 
-use std::path::Path;
-
-use super::super::flags::{Preset, corpus_at};
+use super::super::flags::{Preset, SourceArg, corpus_at, sources_at};
 use super::flags::Size;
 use super::{Args, cores, default_workers};
 use crate::collate::{CollateConfig, PadTo};
-use crate::corpus::CorpusConfig;
+use crate::corpus::{CorpusConfig, Sources};
 use crate::model::{Arch, Init, ModelConfig, Optimizer, OptimizerKind, published_positions};
 use crate::sample::{PairTask, SampleConfig};
 use crate::train::config::FORMAT;
@@ -165,35 +163,44 @@ impl Args {
     }
 
     /// The corpus and the test corpus that these flags name, over those of a run.
-    pub(super) fn corpora(&self, base: Option<&DataConfig>) -> Result<(CorpusConfig, Option<CorpusConfig>)> {
-        // Elsewhere, the index lies elsewhere too.
-        let moved = |path: &Path, base: &CorpusConfig| CorpusConfig {
-            path: path.to_owned(),
-            index_dir: corpus_at(path).index_dir,
-            ..base.clone()
+    pub(super) fn corpora(&self, base: Option<&DataConfig>) -> Result<(Sources, Option<Sources>)> {
+        let base_corpus = match (&self.corpus[..], base) {
+            ([], Some(data)) => data.corpus.clone(),
+            (given, base) => moved(given, base.map(|data| &data.corpus))?,
         };
-        let base_corpus = match (&self.corpus, base) {
-            (Some(path), Some(data)) => moved(path, &data.corpus),
-            (None, Some(data)) => data.corpus.clone(),
-            (Some(path), None) => corpus_at(path),
-            (None, None) => return Err(Error::usage("--corpus is missing")),
-        };
-        let corpus = self.reading.over(base_corpus);
-        let test = match (&self.test, base.and_then(|data| data.test.as_ref())) {
-            (Some(path), Some(test)) => Some(moved(path, test)),
-            (Some(path), None) => Some(corpus_at(path)),
-            (None, test) => test.cloned(),
+        let corpus = self.reading.over(&base_corpus)?;
+        let base_test = base.and_then(|data| data.test.as_ref());
+        let test = match &self.test[..] {
+            [] => base_test.cloned(),
+            given => Some(moved(given, base_test)?),
         };
         // How bytes are reached and decoded goes for both texts; of how many lines, each has its own flag.
-        let test = test.map(|test| CorpusConfig {
-            path: test.path,
-            io: corpus.io,
-            lines: self.runtime.eval_lines.or(test.lines),
-            encoding: corpus.encoding.clone(),
-            index_dir: self.reading.index_dir.clone().or(test.index_dir),
+        let test = test.map(|test| {
+            let test = test.iter().map(|test| CorpusConfig {
+                format: self.reading.corpus_format.or(test.format),
+                field: self.reading.field.clone().or(test.field.clone()),
+                io: corpus[0].io,
+                lines: self.runtime.eval_lines.or(test.lines),
+                encoding: corpus[0].encoding.clone(),
+                index_dir: self.reading.index_dir.clone().or(test.index_dir.clone()),
+                ..test.clone()
+            });
+            Sources::new(test.collect())
         });
-        Ok((corpus, test))
+        Ok((corpus, test.transpose()?))
     }
+}
+
+/// Sources that are elsewhere now: read like those of the run in the same order, with the index elsewhere too.
+fn moved(given: &[SourceArg], base: Option<&Sources>) -> Result<Sources> {
+    let Some(base) = base.filter(|base| base.len() == given.len()) else { return sources_at(given) };
+    let moved = given.iter().zip(base.iter()).map(|(given, base)| CorpusConfig {
+        path: given.path.clone(),
+        weight: given.weight.or(base.weight),
+        index_dir: corpus_at(&given.path).index_dir,
+        ..base.clone()
+    });
+    Sources::new(moved.collect())
 }
 
 /// Refuses what cannot be trained, before anything is written.
@@ -215,12 +222,11 @@ pub fn check(config: &RunConfig) -> Result<()> {
     if config.data.documents < 2 && config.sample.pair == PairTask::Nsp {
         return Err(Error::data(format!(
             "corpus {}: {} document(s), and a pair that is not next needs two: give more text, or --pair none",
-            config.data.corpus.path.display(),
-            config.data.documents
+            config.data.corpus, config.data.documents
         )));
     }
     match config.length.total {
-        0 => Err(Error::data(format!("corpus {}: no document", config.data.corpus.path.display()))),
+        0 => Err(Error::data(format!("corpus {}: no document", config.data.corpus))),
         _ => Ok(()),
     }
 }
@@ -311,7 +317,7 @@ mod tests {
         let config = configure("--steps 2000 -t test.tsv --eval-lines 50 --corpus-lines 900").unwrap();
         assert_eq!((config.length.total, config.schedule.warmup), (2000, 200));
         let test = config.data.test.unwrap();
-        assert_eq!((test.lines, config.data.corpus.lines), (Some(50), Some(900)));
+        assert_eq!((test[0].lines, config.data.corpus[0].lines), (Some(50), Some(900)));
         assert_eq!((config.clip, config.schedule.lr), (Some(1.0), 1e-3));
         assert_eq!(configure("--clip 0").unwrap().clip, None);
         for (flags, expected) in [("", Some(1000)), ("--save-every 7", Some(7)), ("--save-every 0", None)] {

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::flags::{Preset, ReadingFlags, SampleFlags};
+use clap::ArgAction;
+
+use super::flags::{Preset, ReadingFlags, SampleFlags, SourceArg};
 use super::output::tell;
 use crate::collate::{CollateConfig, PadTo};
-use crate::corpus::{self, Corpus, CorpusConfig};
+use crate::corpus::{Corpus, Sources};
 use crate::model::{Engine, Layout, ModelConfig};
 use crate::pipeline::Plan;
 use crate::train::checkpoint::{self, Checkpoint, Progress};
@@ -36,13 +38,15 @@ pub use terminal::percent;
 /// Flags of `train`. Those left out come from the preset, or on `--resume` from the run.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Text to train on: two sentences a line, a tab between.
-    #[arg(short = 'c', long, value_name = "FILE", required_unless_present = "resume",
+    /// Text to train on, a file or a directory of files (--corpus-format tells the formats). Several, each with
+    /// this flag, are mixed; FILE:NUMBER gives each a share of the text of an epoch.
+    #[arg(short = 'c', long, value_name = "FILE", required_unless_present = "resume", action = ArgAction::Append,
           aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
-    corpus: Option<PathBuf>,
+    corpus: Vec<SourceArg>,
     /// Text to evaluate on after each epoch, held out from training.
-    #[arg(short = 't', long, value_name = "FILE", aliases = ["test_dataset", "test-dataset"])]
-    test: Option<PathBuf>,
+    #[arg(short = 't', long, value_name = "FILE", action = ArgAction::Append,
+          aliases = ["test_dataset", "test-dataset"])]
+    test: Vec<SourceArg>,
     /// Vocabulary made by `bertstream vocab`.
     #[arg(short = 'v', long, value_name = "FILE", required_unless_present = "resume",
           aliases = ["vocab_path", "vocab-path"])]
@@ -86,19 +90,19 @@ pub struct Opened {
     pub tokenizer: Box<dyn Tokenizer>,
     pub corpus: Box<dyn Corpus>,
     pub test: Option<Box<dyn Corpus>>,
+    /// Where they come from, and all that was found out about them.
+    sources: (Sources, Option<Sources>),
 }
 
 impl Opened {
     /// Opens the corpora; indexes them first where that has not been done.
-    pub fn open(
-        tokenizer: Box<dyn Tokenizer>,
-        corpus: &CorpusConfig,
-        test: Option<&CorpusConfig>,
-    ) -> Result<Self> {
+    pub fn open(tokenizer: Box<dyn Tokenizer>, corpus: &Sources, test: Option<&Sources>) -> Result<Self> {
         if tokenizer.ordinary_len() == 0 {
             return Err(Error::data("vocabulary: it holds no word: build it with `bertstream vocab`"));
         }
-        Ok(Self { tokenizer, corpus: corpus::open(corpus)?, test: test.map(corpus::open).transpose()? })
+        let (corpus, sources) = corpus.open()?;
+        let (test, test_sources) = test.map(Sources::open).transpose()?.unzip();
+        Ok(Self { tokenizer, corpus, test, sources: (sources, test_sources) })
     }
 
     /// The pipeline of the training corpus.
@@ -112,7 +116,8 @@ impl Opened {
     }
 
     /// What of the configuration follows from what was opened; the epoch as if each document gave a sample.
-    pub fn data(&self, corpus: CorpusConfig, test: Option<CorpusConfig>, vocab: PathBuf) -> DataConfig {
+    pub fn data(&self, vocab: PathBuf) -> DataConfig {
+        let (corpus, test) = self.sources.clone();
         DataConfig {
             corpus,
             corpus_fingerprint: hex(self.corpus.fingerprint()),
@@ -140,7 +145,7 @@ fn start(args: &Args) -> Result<()> {
     };
     let (corpus, test) = args.corpora(None)?;
     let opened = Opened::open(vocab::load(vocab)?, &corpus, test.as_ref())?;
-    let data = opened.data(corpus, test, vocab.clone());
+    let data = opened.data(vocab.clone());
     let base = args.stages_over(defaults(args.preset.unwrap_or_default(), data, &*opened.tokenizer));
     let survey = opened.survey(&base)?;
     let config = args.over(base, survey.epoch, false)?;
@@ -171,7 +176,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     let vocab = args.vocab.clone().unwrap_or_else(|| run_dir::vocabulary(directory));
     let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref())?;
     let base = RunConfig {
-        data: opened.data(corpus, test, stored.data.vocab.clone()),
+        data: opened.data(stored.data.vocab.clone()),
         model: ModelConfig { vocab_size: opened.tokenizer.len(), ..stored.model.clone() },
         ..stored.clone()
     };

@@ -25,12 +25,12 @@ pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Sur
     ));
     tell(format_args!(
         "data      {}: {about}{} samples and about {:.2} M tokens an epoch ({tokens_per_sample:.1} a sample)",
-        config.data.corpus.path.display(),
+        config.data.corpus,
         epoch.samples,
         epoch.samples as f64 * tokens_per_sample / 1e6
     ));
     if let (Some(test), Some(path)) = (&opened.test, &config.data.test) {
-        tell(format_args!("test      {}: {} documents", path.path.display(), test.len()));
+        tell(format_args!("test      {}: {} documents", path, test.len()));
     }
     let accumulated = match config.accumulate {
         1 => String::new(),
@@ -148,7 +148,9 @@ pub(super) fn conclude(config: &RunConfig, run: &RunDir, done: &Done, json: bool
     print(format_args!("weights for PyTorch: {directory}/model.safetensors"))?;
     match &config.data.test {
         Some(test) => {
-            print(format_args!("next: bertstream eval --run {directory} --corpus {}", test.path.display()))
+            let flags: String =
+                test.iter().map(|source| format!(" --corpus {}", source.path.display())).collect();
+            print(format_args!("next: bertstream eval --run {directory}{flags}"))
         }
         None => print(format_args!("next: bertstream eval --run {directory} --corpus HELD-OUT-FILE")),
     }

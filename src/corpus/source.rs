@@ -1,0 +1,313 @@
+//! One source of text behind [`Corpus`]: a file or a directory, in one of the formats.
+//!
+//! Takes a configuration, gives documents. Puts together where records lie ([`TextFile`], [`Directory`]) and what
+//! one holds (a file for each format). Knows where a document is malformed; what happens then is the caller's
+//! policy, so nothing is skipped or repaired here: a document's number does not depend on those before it.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::directory::Directory;
+use super::fault::{Fault, MAX_LINE};
+use super::file::{OpenFile, TextFile};
+use super::index::Records;
+use super::{Corpus, CorpusConfig, Document, Format, Record, Shape, format, jsonl, pairs, sentences, text};
+use crate::text::{BOM, Encoding, HEAD};
+use crate::{Error, Result};
+
+/// The field of a JSON object that holds the text, unless another is named.
+const FIELD: &str = "text";
+
+/// One source of text.
+pub struct TextCorpus {
+    /// As it was asked for, with the format and the field that were found out.
+    config: CorpusConfig,
+    format: Format,
+    field: String,
+    guessed: bool,
+    store: Store,
+    fingerprint: u64,
+}
+
+/// Where records lie.
+enum Store {
+    File(TextFile),
+    Directory(Directory),
+}
+
+impl TextCorpus {
+    /// Opens the corpus that `config` names; errors as [`super::open`].
+    pub fn open(config: &CorpusConfig) -> Result<Self> {
+        let encoding = Encoding::for_label(&config.encoding)?;
+        if config.lines == Some(0) {
+            return Err(Error::usage("--corpus-lines 0 leaves nothing of the corpus"));
+        }
+        Self::open_as(config, encoding)
+            .map_err(|error| error.context(format!("corpus {}", config.path.display())))
+    }
+
+    fn open_as(config: &CorpusConfig, encoding: Encoding) -> Result<Self> {
+        let is_directory =
+            fs::metadata(&config.path).map_err(|error| Error::reading(&config.path, error))?.is_dir();
+        let (format, store) = match is_directory {
+            true => (directory_format(config)?, Store::Directory(Directory::open(config, encoding)?)),
+            false => open_file(config, encoding)?,
+        };
+        let guessed = config.format.is_none();
+        if guessed {
+            tracing::info!(target: "corpus", path = %config.path.display(), format = format.name(),
+                "format guessed; --corpus-format names another");
+        }
+        let field = config.field.clone().unwrap_or_else(|| FIELD.to_owned());
+        let (content, part) = match &store {
+            Store::File(file) => (file.content(), (file.len() < file.index().len()).then_some(file.len())),
+            Store::Directory(directory) => (directory.content(), None),
+        };
+        Ok(Self {
+            config: CorpusConfig {
+                format: Some(format),
+                field: (format == Format::Jsonl).then(|| field.clone()),
+                ..config.clone()
+            },
+            fingerprint: fingerprint(content, encoding, part, format, &field),
+            format,
+            field,
+            guessed,
+            store,
+        })
+    }
+
+    /// The configuration with everything in it that was found out.
+    pub fn config(&self) -> &CorpusConfig {
+        &self.config
+    }
+
+    /// How its text is written down.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether the format was guessed.
+    pub fn is_guessed(&self) -> bool {
+        self.guessed
+    }
+
+    /// The file with its index, where it is one.
+    pub fn text_file(&self) -> Option<&TextFile> {
+        match &self.store {
+            Store::File(file) => Some(file),
+            Store::Directory(_) => None,
+        }
+    }
+
+    /// The encoding of the text.
+    pub fn encoding(&self) -> Encoding {
+        match &self.store {
+            Store::File(file) => file.encoding(),
+            Store::Directory(directory) => directory.encoding(),
+        }
+    }
+
+    /// Gives `see` the record of every document in order.
+    pub fn scan(&self, mut see: impl FnMut(u64, Record<'_>) -> Result<()>) -> Result<()> {
+        match &self.store {
+            Store::File(file) => file.scan(see),
+            Store::Directory(directory) => {
+                (0..directory.len()).try_for_each(|id| see(id, directory.record(id)?))
+            }
+        }
+    }
+
+    /// The document that a record holds.
+    ///
+    /// # Errors
+    /// What is wrong with it, and in which line.
+    pub fn parse<'r>(&self, raw: &'r [u8], line: u64, size: u64) -> Result<Document<'r>, (u64, Fault)> {
+        let encoding = match &self.store {
+            Store::File(file) => file.text_encoding(),
+            Store::Directory(directory) => directory.encoding(),
+        };
+        let raw = match self.records() {
+            Some(Records::Lines) => strip_line_end(raw),
+            _ => raw,
+        };
+        self.refuse_too_long(raw, line, size)?;
+        let text = encoding.decode(raw).map_err(|at| {
+            let before = &raw[..at];
+            let start = memchr::memrchr(b'\n', before).map_or(0, |end| end + 1);
+            let below = memchr::memchr_iter(b'\n', before).count() as u64;
+            (line + below, Fault::Malformed { at: at - start })
+        })?;
+        match text {
+            Cow::Borrowed(text) => self.read(text, line),
+            Cow::Owned(text) => self.read(&text, line).map(Document::into_owned),
+        }
+        .map_err(|fault| (line, fault))
+    }
+
+    fn refuse_too_long(&self, raw: &[u8], line: u64, size: u64) -> Result<(), (u64, Fault)> {
+        if self.records() == Some(Records::Blocks) {
+            // A block of short lines is as long as it may be.
+            let mut start = 0;
+            for (below, end) in memchr::memchr_iter(b'\n', raw).chain([raw.len()]).enumerate() {
+                if end - start > MAX_LINE {
+                    return Err((line + below as u64, Fault::TooLong { bytes: (end - start) as u64 }));
+                }
+                start = end + 1;
+            }
+            return Ok(());
+        }
+        // Of a file that is too long only a part was read.
+        let bytes = if self.records().is_none() { size } else { raw.len() as u64 };
+        if bytes > MAX_LINE as u64 { Err((line, Fault::TooLong { bytes })) } else { Ok(()) }
+    }
+
+    fn read<'t>(&self, text: &'t str, line: u64) -> Result<Document<'t>, Fault> {
+        match self.format {
+            Format::Pairs => pairs::read(text, line),
+            Format::Sentences => Ok(sentences::read(text, line)),
+            Format::Jsonl => jsonl::read(text, &self.field, line),
+            Format::Text => text::read(text, line),
+        }
+    }
+
+    /// What the records of its file are; `None` in a directory.
+    fn records(&self) -> Option<Records> {
+        self.text_file().map(|_| records(self.format))
+    }
+
+    fn fault(&self, id: u64, (line, fault): (u64, Fault)) -> Error {
+        let encoding = match fault {
+            Fault::Malformed { .. } => format!(" ({})", self.encoding().name()),
+            _ => String::new(),
+        };
+        let what = match self.records() {
+            Some(Records::Lines) => "lines",
+            _ => "documents",
+        };
+        Error::data(format!(
+            "corpus {}: line {line}: {fault}{encoding}; --on-bad-line skip leaves such {what} out",
+            self.file(id).display(),
+        ))
+    }
+}
+
+impl Corpus for TextCorpus {
+    fn len(&self) -> u64 {
+        match &self.store {
+            Store::File(file) => file.len(),
+            Store::Directory(directory) => directory.len(),
+        }
+    }
+
+    fn document(&self, id: u64) -> Result<Document<'_>> {
+        let record = match &self.store {
+            Store::File(file) => file.record(id),
+            Store::Directory(directory) => directory.record(id),
+        }?;
+        match record.raw {
+            Cow::Borrowed(raw) => self.parse(raw, record.line, record.size),
+            Cow::Owned(raw) => self.parse(&raw, record.line, record.size).map(Document::into_owned),
+        }
+        .map_err(|fault| self.fault(id, fault))
+    }
+
+    fn shape(&self) -> Shape {
+        self.format.shape()
+    }
+
+    fn bytes(&self) -> u64 {
+        match &self.store {
+            Store::File(file) => file.bytes(),
+            Store::Directory(directory) => directory.bytes(),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        &self.config.path
+    }
+
+    fn file(&self, id: u64) -> &Path {
+        match &self.store {
+            Store::File(_) => self.path(),
+            Store::Directory(directory) => directory.path(id).unwrap_or(self.path()),
+        }
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+}
+
+fn directory_format(config: &CorpusConfig) -> Result<Format> {
+    match config.format {
+        None | Some(Format::Text) => Ok(Format::Text),
+        Some(other) => Err(Error::usage(format!(
+            "a directory is read as text, a document a file, and not as --corpus-format {}: name its files one by \
+             one with --corpus",
+            other.name()
+        ))),
+    }
+}
+
+fn open_file(config: &CorpusConfig, encoding: Encoding) -> Result<(Format, Store)> {
+    let source = OpenFile::open(&config.path, config.io)?;
+    let head = source.bytes.slice(0..source.bytes.len().min(HEAD as u64))?;
+    let empty = || Error::data("the file is empty: there is no document in it");
+    if head.is_empty() || &head[..] == BOM {
+        return Err(empty());
+    }
+    encoding.refuse_unless_text(&head)?;
+    drop(head);
+    let format = match config.format {
+        Some(format) => format,
+        None => format::guess(&config.path, &*source.bytes, encoding)?,
+    };
+    let file = TextFile::new(source, config, encoding, records(format))?;
+    match (file.index().len(), file.len()) {
+        // Nothing but a byte order mark, in an encoding that is copied, or nothing but blank lines.
+        (0, _) => Err(empty()),
+        (_, 0) => Err(Error::usage("--corpus-lines: the first document begins behind these lines")),
+        _ => Ok((format, Store::File(file))),
+    }
+}
+
+/// What the records of a file are.
+fn records(format: Format) -> Records {
+    match format {
+        Format::Pairs | Format::Jsonl | Format::Text => Records::Lines,
+        Format::Sentences => Records::Blocks,
+    }
+}
+
+/// A line without its line feed, and without the carriage return before that. Behind the last line feed of a
+/// file nothing is a line end: the reference's `line[:-1]` takes a character of text there.
+pub(super) fn strip_line_end(raw: &[u8]) -> &[u8] {
+    match raw {
+        [line @ .., b'\r', b'\n'] | [line @ .., b'\n'] => line,
+        line => line,
+    }
+}
+
+/// What identifies the documents: every byte of the file, how bytes are read, and how many records are used.
+/// The hash of the bytes alone where these are pairs, all used, in UTF-8.
+fn fingerprint(content: u64, encoding: Encoding, part: Option<u64>, format: Format, field: &str) -> u64 {
+    if encoding.is_utf8() && part.is_none() && format == Format::Pairs {
+        return content;
+    }
+    let mut key = content.to_le_bytes().to_vec();
+    key.extend(part.unwrap_or(u64::MAX).to_le_bytes());
+    key.extend(encoding.name().as_bytes());
+    if format != Format::Pairs {
+        key.push(0);
+        key.extend(format.name().as_bytes());
+    }
+    if format == Format::Jsonl {
+        key.push(0);
+        key.extend(field.as_bytes());
+    }
+    xxh3_64(&key)
+}
