@@ -5,7 +5,8 @@
 //! of them. Sentences that a sample does not use go back to the document. Two departures: the target is drawn for
 //! each sample, not once for a document (there a long document is cut short as a whole), and a pair that is too
 //! long loses what lies away from the boundary of its segments, A its first tokens and B its last (there a coin
-//! for each token says at which end). Without a pair task one segment is filled, and a sentence that does not fit
+//! for each token says at which end). A lone
+//! sentence without a second segment keeps its beginning. Without a pair task one segment is filled, and a sentence that does not fit
 //! goes on in the next sample, so that nothing is lost.
 
 use std::ops::Range;
