@@ -12,9 +12,11 @@ use crate::sample::{self, Cursor, SampleConfig, Samples, Unit};
 use crate::vocab::Tokenizer;
 use crate::{Error, Result};
 
-/// Positions of a unit. A sample takes some microseconds and a ticket about one, so that 64 samples make
-/// the threads cost next to nothing, while a resumed run waits for less than a millisecond.
+/// Most positions of a unit, and about its text in bytes. A sample takes some microseconds and a ticket about
+/// one, so that so much text makes the threads cost next to nothing, while a resumed run waits for some
+/// milliseconds. A unit ends where a window does, however much that is.
 const POSITIONS_PER_UNIT: u64 = 64;
+const BYTES_PER_UNIT: u64 = 64 << 10;
 
 /// Batches that stand ready for the model: one for the next step, and one so that an uneven step does not
 /// stop the stages before it. More only costs memory.
@@ -98,21 +100,22 @@ impl<'p> Plan<'p> {
         'p: 'scope,
     {
         let Self { corpus, tokenizer, sample, workers } = *self;
-        let len = corpus.len();
-        if start.position > len {
+        let positions = sample::positions(corpus);
+        if start.position > positions {
             return Err(Error::mismatch(format!(
-                "corpus {}: the stream is to go on at document {} of {len}: this is another corpus than the \
+                "corpus {}: the stream is to go on at document {} of {positions}: this is another corpus than the \
                  one it began with",
                 corpus.path().display(),
                 start.position
             )));
         }
-        let built = ordered_map(scope, "sample", workers, units(start, epochs, len), stats, |_| {
+        let units = units(start, epochs, positions, Cut::new(corpus, sample));
+        let built = ordered_map(scope, "sample", workers, units, stats, |_| {
             let mut builder = sample::builder(corpus, tokenizer, sample)?;
             Ok(move |unit: Unit| {
                 let mut samples = Samples::default();
                 let failed = builder.build(&unit, &mut samples).err();
-                Ok(Built { epoch: unit.epoch, ends_epoch: unit.positions.end == len, samples, failed })
+                Ok(Built { epoch: unit.epoch, ends_epoch: unit.positions.end == positions, samples, failed })
             })
         })?;
         Ok(Parts { built, corpus, start, given: 0, failed: None, over: false })
@@ -124,15 +127,33 @@ fn first_of(epoch: u64) -> Cursor {
     Cursor { epoch, position: 0, part: 0 }
 }
 
-/// The units from `start` to the end of epoch `epochs - 1`, of a corpus of `len > 0` documents. They are cut
-/// from `start` on: where units begin has no influence on what is in them.
-fn units(start: Cursor, epochs: u64, len: u64) -> impl Iterator<Item = Unit> + Send {
+/// How an epoch is cut into units.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Positions that are shuffled together, and so built together.
+    window: u64,
+    /// Positions of a unit, a multiple of the window.
+    unit: u64,
+}
+
+impl Cut {
+    fn new(corpus: &dyn Corpus, config: &SampleConfig) -> Self {
+        let window = config.window_for(corpus);
+        let positions = (BYTES_PER_UNIT / sample::mean_bytes(corpus)).clamp(1, POSITIONS_PER_UNIT);
+        Self { window, unit: positions.div_ceil(window).saturating_mul(window) }
+    }
+}
+
+/// The units from `start` to the end of epoch `epochs - 1`, of epochs of `len > 0` positions. They are cut from
+/// the window of `start` on: where units begin has no influence on what is in them.
+fn units(start: Cursor, epochs: u64, len: u64, cut: Cut) -> impl Iterator<Item = Unit> + Send {
     (start.epoch..epochs).flat_map(move |epoch| {
         let first = if epoch == start.epoch { start.position } else { 0 };
-        let mut next = first;
+        // At the epoch's end there is nothing left to build.
+        let mut next = if first < len { first - first % cut.window } else { len };
         std::iter::from_fn(move || {
             let from = next;
-            next = len.min(from + POSITIONS_PER_UNIT);
+            next = len.min(from.saturating_add(cut.unit));
             (from < len).then_some(Unit { epoch, positions: from..next })
         })
     })
@@ -226,15 +247,14 @@ fn from_cursor(samples: Samples, start: Cursor) -> Samples {
     rest
 }
 
-/// Parts to batches. A full batch is held back until the next sample or the epoch's end is seen: only then
-/// it is known where the stream goes on.
+/// Parts to batches. The collator gives a batch when it sees the sample behind it; that sample, or the epoch's
+/// end, is where the stream goes on.
 struct Batches<I> {
     parts: I,
     collator: Box<dyn Collator>,
     /// The part being collated, and its next sample.
     part: Part,
     at: usize,
-    held: Option<HostBatch>,
     /// An error that waits for the batch before it to be taken.
     failed: Option<Error>,
     over: bool,
@@ -243,7 +263,7 @@ struct Batches<I> {
 impl<I: Iterator<Item = Result<Part>>> Batches<I> {
     fn new(parts: I, collator: Box<dyn Collator>) -> Self {
         let part = Part { samples: Samples::default(), ends_epoch: None };
-        Self { parts, collator, part, at: 0, held: None, failed: None, over: false }
+        Self { parts, collator, part, at: 0, failed: None, over: false }
     }
 
     /// One step: takes in a sample, ends an epoch, or fetches the next part. Gives the batch that is known
@@ -252,19 +272,10 @@ impl<I: Iterator<Item = Result<Part>>> Batches<I> {
         if self.at < self.part.samples.len() {
             let sample = self.part.samples.get(self.at);
             self.at += 1;
-            let complete = self.held.take().map(|batch| HostBatch { next: sample.origin.cursor, ..batch });
-            match self.collator.push(sample) {
-                Ok(full) => {
-                    self.held = full;
-                    Ok(complete)
-                }
-                Err(error) => {
-                    self.held = complete;
-                    Err(error)
-                }
-            }
+            let complete = self.collator.push(sample)?;
+            Ok(complete.map(|batch| HostBatch { next: sample.origin.cursor, ..batch }))
         } else if let Some(epoch) = self.part.ends_epoch.take() {
-            let last = self.held.take().or_else(|| self.collator.finish());
+            let last = self.collator.finish();
             Ok(last.map(|batch| HostBatch { next: first_of(epoch + 1), ends_epoch: true, ..batch }))
         } else {
             match self.parts.next() {
@@ -291,8 +302,8 @@ impl<I: Iterator<Item = Result<Part>>> Iterator for Batches<I> {
                     self.over = true;
                     self.failed = Some(error);
                     // A full batch before the error is good; the samples of an incomplete one go with it.
-                    if let Some(batch) = self.held.take() {
-                        return Some(Ok(batch));
+                    if self.collator.is_full() {
+                        return self.collator.finish().map(Ok);
                     }
                 }
             }

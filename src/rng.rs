@@ -25,6 +25,10 @@ pub enum Domain {
     Dropout = 4,
     /// Draws for statistics and checks, which must not disturb training.
     Survey = 5,
+    /// The keyed permutation of one source of a mixture, each time it has its turn.
+    Source = 6,
+    /// The permutation of the samples of a window.
+    Window = 7,
 }
 
 /// SplitMix64's finaliser (variant 13 of Stafford): a bijection of 64 bits that mixes well.

@@ -7,6 +7,7 @@ use super::flags::Preset;
 use super::output::{self, Printer, grouped, percent, tell};
 use super::sample::{LEGEND, SourceArgs, heading, summary};
 use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
+use crate::corpus::Shape;
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, Paint, Sample, Tally, show};
 use crate::vocab::{Specials, Tokenizer};
@@ -18,7 +19,7 @@ pub struct Args {
     /// Rows of a batch.
     #[arg(short = 'b', long, value_name = "N", alias = "batch_size", default_value_t = 64)]
     batch_size: usize,
-    /// How wide rows are [default: longest; reference: fixed].
+    /// How wide rows are, and whether several samples share one [default: longest; reference: fixed].
     #[arg(long, value_name = "HOW")]
     pad: Option<PadTo>,
     /// Stop after so many batches.
@@ -69,6 +70,7 @@ pub fn run(args: Args) -> Result<()> {
         super::flags::keep_inputs(path, &inputs)?;
     }
     let (corpus, _) = args.source.corpus.resolve()?.open()?;
+    let config = config.for_corpus(corpus.as_ref());
     let workers = args.source.workers();
     let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };
     let limit = args.limit.unwrap_or(u64::MAX);
@@ -86,7 +88,9 @@ pub fn run(args: Args) -> Result<()> {
             }
             count.add(&batch, &specials);
             match format {
-                Format::Text => printer.line(text(number, &batch, tokenizer.as_ref(), printer.paint))?,
+                Format::Text => {
+                    printer.line(text(number, &batch, corpus.shape(), tokenizer.as_ref(), printer.paint))?;
+                }
                 Format::Jsonl => printer.write(|out| file::write_json_line(out, &batch))?,
                 Format::Safetensors => kept.push(batch),
             }
@@ -145,19 +149,18 @@ impl Count {
         self.batches += 1;
         self.cells += batch.ids.len() as u64;
         self.digest.update(batch);
-        for row in 0..batch.rows {
-            let (ids, segments) = batch.sample(row);
-            let predicted = batch.predicted(row);
-            let columns: Vec<u32> =
-                batch.masked[predicted.clone()].iter().map(|at| at - (row * batch.seq_len) as u32).collect();
+        for i in 0..batch.samples() {
+            let (ids, segments) = batch.sample(i);
+            let predicted = batch.predicted(i);
+            let columns: Vec<u32> = batch.predictions(i).map(|(column, ..)| column as u32).collect();
             let sample = Sample {
                 ids,
                 segments,
                 masked: &columns,
                 labels: &batch.labels[predicted.clone()],
                 corruptions: &batch.corruptions[predicted],
-                pair: batch.pairs[row],
-                origin: batch.origins[row],
+                pair: batch.pairs[i],
+                origin: batch.origins[i],
             };
             self.tally.add(&sample, specials);
         }
@@ -169,24 +172,28 @@ impl Count {
     }
 }
 
-/// A batch for people: its shape, then its rows.
-fn text(number: u64, batch: &HostBatch, tokenizer: &dyn Tokenizer, paint: Paint) -> String {
+/// A batch for people: its shape, then its samples.
+fn text(number: u64, batch: &HostBatch, shape: Shape, tokenizer: &dyn Tokenizer, paint: Paint) -> String {
     let end = if batch.ends_epoch { ", ends the epoch" } else { "" };
+    let packed = match batch.starts.is_empty() {
+        true => String::new(),
+        false => format!("{} samples in ", batch.samples()),
+    };
     let mut lines = vec![format!(
-        "batch {number}: {} rows of {}, {} tokens, {} predicted{end}",
+        "batch {number}: {packed}{} rows of {}, {} tokens, {} predicted{end}",
         batch.rows,
         batch.seq_len,
         batch.tokens(),
         batch.masked.len()
     )];
-    for row in 0..batch.rows {
-        let (ids, segments) = batch.sample(row);
-        let predicted = batch.predicted(row).map(|i| {
-            let column = batch.masked[i] as usize - row * batch.seq_len;
-            (column, batch.labels[i], batch.corruptions[i])
-        });
-        lines.push(format!("  {}", heading(&batch.origins[row], batch.pairs[row])));
-        lines.push(format!("    {}", show(ids, segments, predicted, tokenizer, paint)));
+    for i in 0..batch.samples() {
+        let (ids, segments) = batch.sample(i);
+        let row = match batch.starts.is_empty() {
+            true => String::new(),
+            false => format!("row {}: ", batch.start(i) / batch.seq_len),
+        };
+        lines.push(format!("  {row}{}", heading(&batch.origins[i], batch.pairs[i], shape)));
+        lines.push(format!("    {}", show(ids, segments, batch.predictions(i), tokenizer, paint)));
     }
     lines.join("\n")
 }

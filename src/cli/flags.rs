@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::corpus::{CorpusConfig, Format, Io, Sources};
-use crate::sample::{MaskCount, PairTask, SampleConfig, Shuffle, Truncate};
+use crate::sample::{MaskCount, MaskUnit, PairTask, SampleConfig, Shuffle, Truncate};
 use crate::{Error, Result};
 
 /// A named set of defaults.
@@ -181,18 +181,25 @@ pub struct SampleFlags {
     /// Longest sample in tokens, special tokens included [default: 128; reference: 20].
     #[arg(short = 's', long, value_name = "N", alias = "seq_len")]
     pub seq_len: Option<usize>,
-    /// Pair task [default: nsp].
+    /// What is learnt of two segments: next sentence, sentence order, nothing [default: nsp].
     #[arg(long, value_name = "TASK")]
     pub pair: Option<PairTask>,
-    /// Probability that a pair is a true one [default: 0.5].
+    /// Probability that a pair is a true one, or in order [default: 0.5].
     #[arg(long, value_name = "P")]
     pub next_rate: Option<f64>,
+    /// Of samples filled from documents, the share that aim at a random shorter length [default: 0.1].
+    #[arg(long, value_name = "P")]
+    pub short_seq_prob: Option<f64>,
     /// How a pair is cut to the maximal length [default: longest; reference: cut].
     #[arg(long, value_name = "HOW")]
     pub truncate: Option<Truncate>,
     /// Order of the documents in an epoch [default: keyed; reference: none].
     #[arg(long, value_name = "HOW")]
     pub shuffle: Option<Shuffle>,
+    /// Documents whose samples are shuffled together, so that those of one document do not stand next to each
+    /// other; 0: some 4 MB of documents, 1 for lines of two sentences [default: 0].
+    #[arg(long, value_name = "N")]
+    pub window: Option<u64>,
     /// Share of the tokens that are predicted [default: 0.15].
     #[arg(long, value_name = "P")]
     pub mask_rate: Option<f64>,
@@ -200,6 +207,9 @@ pub struct SampleFlags {
     /// bernoulli].
     #[arg(long, value_name = "HOW")]
     pub mask_count: Option<MaskCount>,
+    /// What is masked together [default: token].
+    #[arg(long, value_name = "UNIT")]
+    pub mask_unit: Option<MaskUnit>,
     /// Of the predicted tokens, the share replaced by the mask token [default: 0.8].
     #[arg(long, value_name = "P")]
     pub mask_share: Option<f64>,
@@ -233,10 +243,13 @@ impl SampleFlags {
             seq_len: self.seq_len.unwrap_or(base.seq_len),
             pair: self.pair.unwrap_or(base.pair),
             next_rate: self.next_rate.unwrap_or(base.next_rate),
+            short_rate: self.short_seq_prob.unwrap_or(base.short_rate),
             truncate: self.truncate.unwrap_or(base.truncate),
             shuffle: self.shuffle.unwrap_or(base.shuffle),
+            window: self.window.unwrap_or(base.window),
             mask_rate: self.mask_rate.unwrap_or(base.mask_rate),
             mask_count: self.mask_count.unwrap_or(base.mask_count),
+            mask_unit: self.mask_unit.unwrap_or(base.mask_unit),
             mask_share: self.mask_share.unwrap_or(base.mask_share),
             random_share: self.random_share.unwrap_or(base.random_share),
             predict_unknown: self.predict_unknown.unwrap_or(base.predict_unknown),

@@ -11,11 +11,10 @@ use super::flags::{ReadingFlags, SourceArg};
 use super::output::{Printer, grouped, tell};
 use super::sample::LEGEND;
 use super::train::default_workers;
-use crate::collate::BatchDigest;
-use crate::collate::HostBatch;
-use crate::corpus::{Corpus, CorpusConfig, Sources};
+use crate::collate::{BatchDigest, HostBatch, PadTo};
+use crate::corpus::{Corpus, CorpusConfig, Shape, Sources};
 use crate::pipeline::Plan;
-use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, show};
+use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, positions, show};
 use crate::train::checkpoint::{self, Manifest, STATE};
 use crate::train::config::hex;
 use crate::train::run_dir::{self, METRICS};
@@ -52,9 +51,10 @@ pub struct Args {
 #[derive(Serialize)]
 struct Line<'l> {
     step: u64,
-    /// Batch within the step, and row within the batch.
+    /// Batch within the step, row within the batch, and where the sample begins in its row.
     batch: usize,
     row: usize,
+    column: usize,
     tokens: Vec<&'l str>,
     segments: &'l [u8],
     predicted: Vec<Predicted<'l>>,
@@ -97,24 +97,25 @@ pub fn run(args: Args) -> Result<()> {
             args.step
         ));
     }
-    let plan =
-        Plan { corpus: &*corpus, tokenizer: &*tokenizer, sample: &config.sample, workers: default_workers() };
+    let sample = config.sample.clone().for_corpus(&*corpus);
+    let plan = Plan { corpus: &*corpus, tokenizer: &*tokenizer, sample: &sample, workers: default_workers() };
     let from = match args.verify {
         true => (1, Cursor::default()),
-        false => nearest(&args.run, &config, args.step)?,
+        false => nearest(&args.run, &config, &*corpus, args.step)?,
     };
     let (batches, digest) = rebuild(plan, &config, from, args.step)?;
-    let shown = batches.iter().map(|b| b.rows).sum::<usize>().min(args.limit.unwrap_or(usize::MAX));
-    let rows = batches.iter().enumerate().flat_map(|(b, batch)| (0..batch.rows).map(move |r| (b, batch, r)));
+    let shown = batches.iter().map(HostBatch::samples).sum::<usize>().min(args.limit.unwrap_or(usize::MAX));
+    let samples = |(b, batch)| (0..HostBatch::samples(batch)).map(move |i| (b, batch, i));
+    let samples = batches.iter().enumerate().flat_map(samples);
     let mut printer = Printer::new();
     if !args.json && shown > 0 {
         printer.line(LEGEND)?;
     }
-    for (number, batch, row) in rows.take(shown) {
+    for (number, batch, i) in samples.take(shown) {
         printer.line(match args.json {
-            true => serde_json::to_string(&line(args.step, number, batch, row, &*tokenizer, &*corpus))
+            true => serde_json::to_string(&line(args.step, number, batch, i, &*tokenizer, &*corpus))
                 .map_err(|e| Error::internal("inspect: a sample cannot be written").caused_by(e))?,
-            false => text(number, batch, row, &*tokenizer, &*corpus, printer.paint),
+            false => text(number, batch, i, &*tokenizer, &*corpus, printer.paint),
         })?;
     }
     printer.finish()?;
@@ -200,12 +201,15 @@ impl Recorded {
     }
 }
 
-/// The step at or before `step` whose data can be found at once, and where they begin. Where every document
-/// gives one sample that is the step itself; where lines are skipped, the one after the nearest checkpoint.
-fn nearest(run: &Path, config: &RunConfig, step: u64) -> Result<(u64, Cursor)> {
-    if !config.sample.skip_bad_lines {
+/// The step at or before `step` whose data can be found at once, and where they begin. Where every position gives
+/// one sample, and every row has one, that is the step itself; else the one after the nearest checkpoint.
+fn nearest(run: &Path, config: &RunConfig, corpus: &dyn Corpus, step: u64) -> Result<(u64, Cursor)> {
+    let one_a_position = corpus.shape() == Shape::Pairs
+        && !config.sample.skip_bad_lines
+        && config.sample.window_for(corpus) == 1;
+    if one_a_position && config.collate.pad_to != PadTo::Packed {
         let per_step = (config.collate.batch_size * config.accumulate) as u64;
-        return Ok((step, start_of_step(step, config.data.documents, per_step)));
+        return Ok((step, start_of_step(step, positions(corpus), per_step)));
     }
     for (saved, path) in checkpoint::list(&run_dir::checkpoints(run))? {
         if saved < step
@@ -241,44 +245,28 @@ fn rebuild(
     })
 }
 
-/// The masked positions of a row: (position in the row, true id, what stands there).
-fn predicted(batch: &HostBatch, row: usize) -> impl Iterator<Item = (usize, u32, Corruption)> + '_ {
-    let cells = row * batch.seq_len..(row + 1) * batch.seq_len;
-    let masked = batch.masked.iter().map(|&at| at as usize);
-    masked
-        .zip(&batch.labels)
-        .zip(&batch.corruptions)
-        .filter(move |((at, _), _)| cells.contains(at))
-        .map(move |((at, &label), &corruption)| (at - row * batch.seq_len, label, corruption))
-}
-
-/// Real tokens of a row, as places in the batch's columns.
-fn cells(batch: &HostBatch, row: usize) -> std::ops::Range<usize> {
-    let start = row * batch.seq_len;
-    start..start + batch.lengths[row] as usize
-}
-
 fn line<'l>(
     step: u64,
     number: usize,
     batch: &'l HostBatch,
-    row: usize,
+    i: usize,
     tokenizer: &'l dyn Tokenizer,
     corpus: &'l dyn Corpus,
 ) -> Line<'l> {
     let token = |id: u32| tokenizer.token(id).unwrap_or("?");
+    let (ids, segments) = batch.sample(i);
+    let predicted = |(position, label, corruption)| Predicted { position, token: token(label), corruption };
     Line {
         step,
         batch: number,
-        row,
-        tokens: batch.ids[cells(batch, row)].iter().map(|&id| token(id)).collect(),
-        segments: &batch.segments[cells(batch, row)],
-        predicted: predicted(batch, row)
-            .map(|(position, label, corruption)| Predicted { position, token: token(label), corruption })
-            .collect(),
-        pair: batch.pairs[row],
-        file: corpus.file(batch.origins[row].document_a),
-        origin: batch.origins[row],
+        row: batch.start(i) / batch.seq_len,
+        column: batch.start(i) % batch.seq_len,
+        tokens: ids.iter().map(|&id| token(id)).collect(),
+        segments,
+        predicted: batch.predictions(i).map(predicted).collect(),
+        pair: batch.pairs[i],
+        file: corpus.file(batch.origins[i].document_a),
+        origin: batch.origins[i],
     }
 }
 
@@ -286,24 +274,28 @@ fn line<'l>(
 fn text(
     number: usize,
     batch: &HostBatch,
-    row: usize,
+    i: usize,
     tokenizer: &dyn Tokenizer,
     corpus: &dyn Corpus,
     paint: Paint,
 ) -> String {
-    let Origin { cursor, document_a, line_a, document_b, line_b } = batch.origins[row];
-    let pair = match batch.pairs[row] {
+    let Origin { cursor, document_a, line_a, document_b, line_b } = batch.origins[i];
+    let pair = match batch.pairs[i] {
         PairLabel::IsNext => "is next",
         PairLabel::NotNext => "not next",
         PairLabel::None => "no pair",
     };
     let [file_a, file_b] = [document_a, document_b].map(|id| corpus.file(id).display());
-    let (ids, segments) = (&batch.ids[cells(batch, row)], &batch.segments[cells(batch, row)]);
+    let (ids, segments) = batch.sample(i);
     format!(
-        "batch {number} row {row}: {pair}, {file_a}:{line_a} and {file_b}:{line_b}, epoch {} position {}\n  {}",
+        "batch {number} row {} column {}: {pair}, {file_a}:{line_a} (document {document_a}) and {file_b}:{line_b} \
+         (document {document_b}), epoch {} position {} part {}\n  {}",
+        batch.start(i) / batch.seq_len,
+        batch.start(i) % batch.seq_len,
         cursor.epoch,
         cursor.position,
-        show(ids, segments, predicted(batch, row), tokenizer, paint)
+        cursor.part,
+        show(ids, segments, batch.predictions(i), tokenizer, paint)
     )
 }
 
@@ -315,7 +307,7 @@ fn summary(step: u64, batches: &[HostBatch]) -> String {
     let next = sum(&|b| b.pairs.iter().filter(|&&p| p == PairLabel::IsNext).count());
     format!(
         "step {step}: {} samples, {next} of them next; {} tokens, {} predicted ({} masked, {} random, {} kept)",
-        sum(&|b| b.rows),
+        sum(&HostBatch::samples),
         grouped(tokens as u64),
         sum(&|b| b.masked.len()),
         of(Corruption::Mask),

@@ -46,10 +46,10 @@ pub fn run(args: Args) -> Result<()> {
     let vocab = WordVocab::from_texts(text.lines(), None, 1);
     let (corpus, test) = (corpus_at(&train).into(), corpus_at(&held_out).into());
     let opened = Opened::open(Box::new(vocab), &corpus, Some(&test))?;
-    let base = small(
+    let base = opened.settle(small(
         &args,
         defaults(Preset::Default, opened.data(directory.join("vocab.json")), &*opened.tokenizer),
-    );
+    ));
     let survey = opened.survey(&base)?;
     let config = RunConfig { data: DataConfig { epoch: survey.epoch, ..base.data }, ..base };
     check(&config)?;

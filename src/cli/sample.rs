@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::flags::{CorpusFlags, Preset, SampleFlags};
 use super::output::{Printer, Table, grouped, percent, tell};
 use super::train::cores;
+use crate::corpus::Shape;
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, Tally, show};
 use crate::vocab::Tokenizer;
@@ -73,6 +74,7 @@ pub fn run(args: Args) -> Result<()> {
     config.check()?;
     let tokenizer = vocab::load(&args.source.vocab)?;
     let (corpus, _) = args.source.corpus.resolve()?.open()?;
+    let config = config.for_corpus(corpus.as_ref());
     let workers = args.source.workers();
     let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };
     let format = if args.json { Format::Jsonl } else { args.format };
@@ -92,7 +94,7 @@ pub fn run(args: Args) -> Result<()> {
                 }
                 tally.add(&sample, &tokenizer.specials());
                 let line = match format {
-                    Format::Text => text(&sample, tokenizer.as_ref(), printer.paint),
+                    Format::Text => text(&sample, corpus.shape(), tokenizer.as_ref(), printer.paint),
                     Format::Jsonl => json(&sample, tokenizer.as_ref()),
                 };
                 printer.line(line)?;
@@ -113,25 +115,38 @@ pub(super) const LEGEND: &str = "w is predicted where it is masked [MASK:w], rep
                                  kept (w); | parts the two segments";
 
 /// A sample for people: where it came from and its label, then its words.
-fn text(sample: &Sample<'_>, tokenizer: &dyn Tokenizer, paint: Paint) -> String {
+fn text(sample: &Sample<'_>, shape: Shape, tokenizer: &dyn Tokenizer, paint: Paint) -> String {
     let predicted = sample.masked.iter().zip(sample.labels).zip(sample.corruptions);
     let predicted = predicted.map(|((&at, &label), &corruption)| (at as usize, label, corruption));
     format!(
         "{}\n    {}",
-        heading(&sample.origin, sample.pair),
+        heading(&sample.origin, sample.pair, shape),
         show(sample.ids, sample.segments, predicted, tokenizer, paint)
     )
 }
 
-/// The line above a sample: `epoch 0 position 3: lines 17 + 4 (not next)`.
-pub(super) fn heading(origin: &Origin, pair: PairLabel) -> String {
-    let Cursor { epoch, position, .. } = origin.cursor;
+/// The line above a sample: `epoch 0 position 3: lines 17 + 4 (not next)`, or of documents
+/// `epoch 0 position 3 part 1: document 5 lines 17 + 23 (is next)`.
+pub(super) fn heading(origin: &Origin, pair: PairLabel, shape: Shape) -> String {
+    let &Origin { cursor: Cursor { epoch, position, part }, document_a, line_a, document_b, line_b } = origin;
     let label = match pair {
         PairLabel::IsNext => " (is next)",
         PairLabel::NotNext => " (not next)",
         PairLabel::None => "",
     };
-    format!("epoch {epoch} position {position}: lines {} + {}{label}", origin.line_a, origin.line_b)
+    let place = match shape {
+        Shape::Pairs => {
+            return format!("epoch {epoch} position {position}: lines {line_a} + {line_b}{label}");
+        }
+        Shape::Documents if pair == PairLabel::None => format!("document {document_a} line {line_a}"),
+        Shape::Documents if document_a == document_b => {
+            format!("document {document_a} lines {line_a} + {line_b}")
+        }
+        Shape::Documents => {
+            format!("document {document_a} line {line_a} + document {document_b} line {line_b}")
+        }
+    };
+    format!("epoch {epoch} position {position} part {part}: {place}{label}")
 }
 
 /// A sample as a line of JSON.
@@ -165,7 +180,10 @@ pub(super) fn summary(tally: &Tally, elapsed: Duration) -> Table {
     let predicted = percent(tally.predicted_rate());
     table.row(
         "predicted",
-        format!("{predicted} of the words: {masked} masked, {randomised} random, {kept} kept"),
+        format!(
+            "{predicted} of the words: {masked} masked, {randomised} random, {kept} kept; {:.2} in a row",
+            tally.mean_run()
+        ),
     );
     match tally.next_rate() {
         Some(rate) => table.row("is next", format!("{} of the pairs", percent(rate))),
@@ -212,9 +230,20 @@ mod tests {
     fn headings() {
         let cursor = Cursor { epoch: 1, position: 2, part: 0 };
         let origin = Origin { cursor, document_a: 6, line_a: 7, document_b: 8, line_b: 9 };
-        let check = |pair, expected: &str| assert_eq!(heading(&origin, pair), expected);
+        let check = |pair, expected: &str| assert_eq!(heading(&origin, pair, Shape::Pairs), expected);
         check(PairLabel::IsNext, "epoch 1 position 2: lines 7 + 9 (is next)");
         check(PairLabel::NotNext, "epoch 1 position 2: lines 7 + 9 (not next)");
         check(PairLabel::None, "epoch 1 position 2: lines 7 + 9");
+        let check = |document_b, pair, expected: &str| {
+            let origin = Origin { document_b, ..origin };
+            assert_eq!(heading(&origin, pair, Shape::Documents), expected);
+        };
+        check(
+            8,
+            PairLabel::NotNext,
+            "epoch 1 position 2 part 0: document 6 line 7 + document 8 line 9 (not next)",
+        );
+        check(6, PairLabel::IsNext, "epoch 1 position 2 part 0: document 6 lines 7 + 9 (is next)");
+        check(6, PairLabel::None, "epoch 1 position 2 part 0: document 6 line 7");
     }
 }

@@ -10,7 +10,7 @@
 //! | `bert_input` | (rows, width) | token ids; 0 is padding, and nothing else is |
 //! | `segment_label` | (rows, width) | 1 and 2 for the segments, 0 for padding |
 //! | `bert_label` | (rows, width) | the true id where a token is to be predicted, 0 elsewhere |
-//! | `is_next` | (rows) | 1 = is next, 0 = not; absent where there is no pair task |
+//! | `is_next` | (rows) | 1 = is next, 0 = not, -100 = no label; absent where there is no pair task |
 //!
 //! The metadata entry `bertstream_batches` holds [`FileInfo`] as JSON (one entry, since the order of several
 //! would differ between runs). Files made elsewhere may lack it.
@@ -38,6 +38,9 @@ const INFO: &str = "bertstream_batches";
 
 /// The id of padding in the file format: the reference's.
 const PAD: u32 = 0;
+
+/// The pair label of a row that has none: what PyTorch's losses leave out.
+const NO_PAIR: i64 = -100;
 
 /// The id of the mask token in files that do not tell: the reference's.
 const REFERENCE_MASK: u32 = 4;
@@ -71,7 +74,7 @@ pub fn write_json_line(out: &mut impl Write, batch: &HostBatch) -> std::io::Resu
 ///
 /// # Errors
 /// [`crate::ErrorKind::Data`] where there is no batch, or where batches cannot be told in this format:
-/// a real token with the id 0, or pairs labelled only in part.
+/// a real token with the id 0.
 pub fn to_safetensors(batches: &[HostBatch], info: &FileInfo) -> Result<Vec<u8>> {
     let rows: usize = batches.iter().map(HostBatch::samples).sum();
     let width = batches.iter().flat_map(|batch| &batch.lengths).max().map_or(0, |&n| n as usize);
@@ -85,14 +88,7 @@ pub fn to_safetensors(batches: &[HostBatch], info: &FileInfo) -> Result<Vec<u8>>
              padding token is 0",
         ));
     }
-    let unpaired = batches.iter().flat_map(|batch| &batch.pairs).filter(|&&pair| pair == PairLabel::None);
-    let paired = match unpaired.count() {
-        0 => true,
-        all if all == rows => false,
-        some => {
-            return Err(Error::data(format!("{some} of {rows} rows have no pair label: give all or none")));
-        }
-    };
+    let paired = batches.iter().flat_map(|batch| &batch.pairs).any(|&pair| pair != PairLabel::None);
 
     let tensor = |batch_cells: fn(&HostBatch, &mut [i64], usize)| Column {
         batches,
@@ -168,7 +164,11 @@ fn fill_labels(batch: &HostBatch, cells: &mut [i64], width: usize) {
 
 fn fill_pairs(batch: &HostBatch, cells: &mut [i64], _width: usize) {
     for (cell, &pair) in cells.iter_mut().zip(&batch.pairs) {
-        *cell = i64::from(pair == PairLabel::IsNext);
+        *cell = match pair {
+            PairLabel::NotNext => 0,
+            PairLabel::IsNext => 1,
+            PairLabel::None => NO_PAIR,
+        };
     }
 }
 
@@ -377,7 +377,8 @@ impl Table {
             valid.pair = match is_next[row] {
                 0 => PairLabel::NotNext,
                 1 => PairLabel::IsNext,
-                other => return Err(refuse("is_next", 0, other, "is neither 0 nor 1")),
+                NO_PAIR => PairLabel::None,
+                other => return Err(refuse("is_next", 0, other, "is neither 0 nor 1 nor -100")),
             };
         }
         Ok(valid)
@@ -451,6 +452,14 @@ mod tests {
     }
 
     #[test]
+    fn some_rows_may_have_no_pair_label() {
+        let mut batches = from_safetensors(&bytes(&valid(), None), 2).unwrap();
+        batches[0].pairs[0] = PairLabel::None;
+        let written = to_safetensors(&batches, &FileInfo::new(42, 7, 4)).unwrap();
+        assert_eq!(from_safetensors(&written, 2).unwrap()[0].pairs, [PairLabel::None, PairLabel::NotNext]);
+    }
+
+    #[test]
     fn without_is_next_there_is_no_pair_task() {
         let batches = from_safetensors(&bytes(&valid()[..3], None), 2).unwrap();
         assert_eq!(batches[0].pairs, [PairLabel::None; 2]);
@@ -474,7 +483,7 @@ mod tests {
         check(|t| t[1].3[5] = 1, "segment_label, row 1, column 2: 1 stands behind the row's end");
         check(|t| t[2].3[5] = 7, "bert_label, row 1, column 2: 7 stands behind the row's end");
         check(|t| t[2].3[1] = -1, "bert_label, row 0, column 1: -1 is no token id");
-        check(|t| t[3].3[1] = 2, "is_next, row 1, column 0: 2 is neither 0 nor 1");
+        check(|t| t[3].3[1] = 2, "is_next, row 1, column 0: 2 is neither 0 nor 1 nor -100");
         check(|t| t[3].2 = vec![1, 2], "is_next is I64 of shape [1, 2] instead of I64 of shape [2]");
         check(|t| t[1].1 = Dtype::F64, "segment_label is F64 of shape [2, 3] instead of I64");
         check(|t| t[0].2 = vec![6], "bert_input has shape [6] instead of (rows, width)");
@@ -520,7 +529,6 @@ mod tests {
         };
         check(|b| b.ids[0] = 0, "a token of the text has the id 0");
         check(|b| b.labels[0] = 0, "a token of the text has the id 0");
-        check(|b| b.pairs[0] = PairLabel::None, "1 of 2 rows have no pair label");
         assert_eq!(to_safetensors(&[], &info).unwrap_err().kind(), ErrorKind::Data);
     }
 

@@ -8,10 +8,13 @@ use crate::{Error, Result};
 
 mod digest;
 pub mod file;
+mod pack;
 mod pad;
+mod rows;
 
 pub use digest::BatchDigest;
-pub use pad::{Fixed, Longest};
+pub use pack::Packed;
+pub use pad::Padded;
 
 /// One batch on the host. Row-major columns; `rows * seq_len` entries unless said otherwise. A row holds one
 /// sample or, packed, several one behind the other, which must not attend to each other.
@@ -79,6 +82,13 @@ impl HostBatch {
         (&self.ids[self.span(i)], &self.segments[self.span(i)])
     }
 
+    /// What is predicted of sample `i < samples()`: its place within the sample, the true id, and what stands
+    /// there instead; ascending.
+    pub fn predictions(&self, i: usize) -> impl Iterator<Item = (usize, u32, Corruption)> + '_ {
+        let start = self.start(i);
+        self.predicted(i).map(move |k| (self.masked[k] as usize - start, self.labels[k], self.corruptions[k]))
+    }
+
     /// The entries of `masked`, `labels` and `corruptions` that belong to sample `i < samples()`.
     pub fn predicted(&self, i: usize) -> std::ops::Range<usize> {
         let before = |flat: usize| self.masked.partition_point(|&at| (at as usize) < flat);
@@ -86,15 +96,19 @@ impl HostBatch {
     }
 }
 
-/// Samples to batches. A batch is emitted as soon as it is full.
+/// Samples to batches. A batch is given when the first sample behind it comes: not before it is known whether
+/// that one still fits.
 pub trait Collator: Send {
-    /// Adds a sample; gives the batch that it completed, if any.
+    /// Keeps a sample; gives the batch of those before it where it is not of that batch, and begins the next.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Internal`] where a sample is longer than the collator's rows.
     fn push(&mut self, sample: Sample<'_>) -> Result<Option<HostBatch>>;
 
-    /// The incomplete batch at the end of an epoch, if there is one. The collator starts afresh.
+    /// Whether no sample can be added to the batch in the making, whatever it is.
+    fn is_full(&self) -> bool;
+
+    /// The last batch of an epoch, full or not, if there is one. The collator starts afresh.
     fn finish(&mut self) -> Option<HostBatch>;
 }
 
@@ -109,6 +123,8 @@ pub enum PadTo {
     Longest,
     /// Always `seq_len`: what the reference does.
     Fixed,
+    /// Always `seq_len`, each filled with as many samples as fit, which do not attend to each other.
+    Packed,
 }
 
 /// Everything that decides how samples become batches.
@@ -156,7 +172,8 @@ impl CollateConfig {
 pub fn collator(config: &CollateConfig) -> Result<Box<dyn Collator>> {
     config.check()?;
     Ok(match config.pad_to {
-        PadTo::Longest => Box::new(Longest::new(config)),
-        PadTo::Fixed => Box::new(Fixed::new(config)),
+        PadTo::Longest => Box::new(Padded::longest(config)),
+        PadTo::Fixed => Box::new(Padded::fixed(config)),
+        PadTo::Packed => Box::new(Packed::new(config)),
     })
 }

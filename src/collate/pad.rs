@@ -1,139 +1,46 @@
-//! Rows of different lengths to rectangles: as wide as the longest of the batch, or always the same.
+//! Rows of different lengths to rectangles, a sample a row: as wide as the longest of the batch, or always the
+//! same.
 
+use super::rows::Rows;
 use super::{CollateConfig, Collator, HostBatch};
-use crate::sample::{Corruption, Cursor, Origin, PairLabel, SEGMENT_PAD, Sample};
-use crate::{Error, Result};
+use crate::Result;
+use crate::sample::Sample;
 
-/// Batches as wide as their longest sample.
-pub struct Longest(Rows);
+/// Batches of `batch_size` samples, a row each.
+pub struct Padded {
+    samples: Rows,
+    /// Width of every batch; `None` is that of its longest sample.
+    width: Option<usize>,
+}
 
-impl Longest {
-    /// A collator for a configuration that has been checked.
-    pub fn new(config: &CollateConfig) -> Self {
-        Self(Rows::new(config))
+impl Padded {
+    /// Batches as wide as their longest sample, for a configuration that has been checked.
+    pub fn longest(config: &CollateConfig) -> Self {
+        Self { samples: Rows::new(config), width: None }
+    }
+
+    /// Batches of `seq_len` columns, whatever is in them: what the reference does.
+    pub fn fixed(config: &CollateConfig) -> Self {
+        Self { samples: Rows::new(config), width: Some(config.seq_len) }
     }
 }
 
-impl Collator for Longest {
+impl Collator for Padded {
     fn push(&mut self, sample: Sample<'_>) -> Result<Option<HostBatch>> {
-        Ok(if self.0.push(sample)? { self.finish() } else { None })
+        self.samples.check(&sample)?;
+        let complete = if self.is_full() { self.finish() } else { None };
+        self.samples.push(sample);
+        Ok(complete)
+    }
+
+    fn is_full(&self) -> bool {
+        self.samples.len() == self.samples.config.batch_size
     }
 
     fn finish(&mut self) -> Option<HostBatch> {
-        let width = self.0.lengths.iter().max().map_or(0, |&n| n as usize);
-        self.0.lay_out(width)
-    }
-}
-
-/// Batches of `seq_len` columns, whatever is in them: what the reference does.
-pub struct Fixed(Rows);
-
-impl Fixed {
-    /// A collator for a configuration that has been checked.
-    pub fn new(config: &CollateConfig) -> Self {
-        Self(Rows::new(config))
-    }
-}
-
-impl Collator for Fixed {
-    fn push(&mut self, sample: Sample<'_>) -> Result<Option<HostBatch>> {
-        Ok(if self.0.push(sample)? { self.finish() } else { None })
-    }
-
-    fn finish(&mut self) -> Option<HostBatch> {
-        self.0.lay_out(self.0.seq_len)
-    }
-}
-
-/// The samples of a batch in the making, one behind the other without padding.
-struct Rows {
-    batch_size: usize,
-    seq_len: usize,
-    pad_id: u32,
-    ids: Vec<u32>,
-    segments: Vec<u8>,
-    lengths: Vec<u32>,
-    /// (Row, column) to be predicted.
-    masked: Vec<(u32, u32)>,
-    labels: Vec<u32>,
-    corruptions: Vec<Corruption>,
-    pairs: Vec<PairLabel>,
-    origins: Vec<Origin>,
-}
-
-impl Rows {
-    fn new(config: &CollateConfig) -> Self {
-        Self {
-            batch_size: config.batch_size,
-            seq_len: config.seq_len,
-            pad_id: config.pad_id,
-            ids: Vec::new(),
-            segments: Vec::new(),
-            lengths: Vec::new(),
-            masked: Vec::new(),
-            labels: Vec::new(),
-            corruptions: Vec::new(),
-            pairs: Vec::new(),
-            origins: Vec::new(),
-        }
-    }
-
-    /// Adds a sample; tells whether the batch is full.
-    fn push(&mut self, sample: Sample<'_>) -> Result<bool> {
-        let len = sample.ids.len();
-        if len == 0 || len > self.seq_len {
-            let Cursor { epoch, position, .. } = sample.origin.cursor;
-            return Err(Error::internal(format!(
-                "stage collate: the sample at epoch {epoch}, position {position} has {len} tokens where rows \
-                 have 1 to {}",
-                self.seq_len
-            )));
-        }
-        let row = self.lengths.len() as u32;
-        self.ids.extend_from_slice(sample.ids);
-        self.segments.extend_from_slice(sample.segments);
-        self.lengths.push(len as u32);
-        self.masked.extend(sample.masked.iter().map(|&column| (row, column)));
-        self.labels.extend_from_slice(sample.labels);
-        self.corruptions.extend_from_slice(sample.corruptions);
-        self.pairs.push(sample.pair);
-        self.origins.push(sample.origin);
-        Ok(self.lengths.len() == self.batch_size)
-    }
-
-    /// Takes the samples out as a batch of rows of `width`; `None` where there is none.
-    fn lay_out(&mut self, width: usize) -> Option<HostBatch> {
-        let last = self.origins.last()?.cursor;
-        let rows = self.lengths.len();
-        let mut ids = Vec::with_capacity(rows * width);
-        let mut segments = Vec::with_capacity(rows * width);
-        let mut from = 0;
-        for (row, &len) in self.lengths.iter().enumerate() {
-            let to = from + len as usize;
-            ids.extend_from_slice(&self.ids[from..to]);
-            ids.resize((row + 1) * width, self.pad_id);
-            segments.extend_from_slice(&self.segments[from..to]);
-            segments.resize((row + 1) * width, SEGMENT_PAD);
-            from = to;
-        }
-        self.ids.clear();
-        self.segments.clear();
-        Some(HostBatch {
-            rows,
-            seq_len: width,
-            ids,
-            segments,
-            starts: Vec::new(),
-            lengths: std::mem::take(&mut self.lengths),
-            masked: self.masked.drain(..).map(|(row, column)| row * width as u32 + column).collect(),
-            labels: std::mem::take(&mut self.labels),
-            corruptions: std::mem::take(&mut self.corruptions),
-            pairs: std::mem::take(&mut self.pairs),
-            origins: std::mem::take(&mut self.origins),
-            // A collator knows no more than that the stream goes on behind its last sample.
-            next: Cursor { part: last.part + 1, ..last },
-            ends_epoch: false,
-        })
+        let rows = self.samples.len();
+        let width = self.width.unwrap_or(self.samples.longest());
+        self.samples.lay_out(rows, width, (0..rows).map(|row| (row, row * width)))
     }
 }
 
@@ -143,7 +50,7 @@ mod tests {
 
     use super::*;
     use crate::collate::{PadTo, collator};
-    use crate::sample::Samples;
+    use crate::sample::{Corruption, Cursor, Origin, PairLabel, SEGMENT_PAD, Samples};
 
     const PAD: u32 = 9999;
 

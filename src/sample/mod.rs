@@ -1,28 +1,38 @@
 //! Stage 2: documents to training samples, as a pure function of (seed, epoch, document).
 //!
-//! Takes a [`Corpus`] and a [`Tokenizer`], gives [`Samples`]: pairs of segments with masked tokens. Knows nothing of batches, threads or tensors.
+//! Takes a [`Corpus`] and a [`Tokenizer`], gives [`Samples`]: pairs of segments with masked tokens. Knows
+//! nothing of batches, threads or tensors. How a document is cut into segments ([`Shape`] decides), what the
+//! pair task makes of two of them, and which of their tokens are masked are separate files.
 
 use serde::{Deserialize, Serialize};
 
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, Shape};
 use crate::vocab::Tokenizer;
 use crate::{Error, Result};
 
+mod encoded;
+mod fill;
+mod halves;
 pub mod mask;
 mod nsp;
 mod order;
-pub mod pair;
-mod plain;
+mod pair;
 mod row;
 mod show;
+mod sop;
 mod tally;
 pub mod truncate;
+mod walk;
+mod window;
+mod words;
 
-pub use nsp::NspBuilder;
+use fill::Fill;
+use halves::Halves;
 pub use order::Order;
-pub use plain::PlainBuilder;
 pub use show::{Paint, show};
 pub use tally::Tally;
+use walk::Walk;
+use window::Window;
 
 /// A run of consecutive positions in the order of one epoch: what one worker takes at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +43,8 @@ pub struct Unit {
     pub positions: std::ops::Range<u64>,
 }
 
-/// Where a stream of samples stands: the next sample is part `part` of position `position`.
+/// Where a stream of samples stands: the next sample is part `part` of position `position`. Where a window of
+/// positions is shuffled, all its samples are parts of its first one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cursor {
     pub epoch: u64,
@@ -67,7 +78,8 @@ pub enum Corruption {
     Keep,
 }
 
-/// Whether the second segment really follows the first. The reference's polarity: 1 = is next.
+/// Whether the second segment really follows the first. The reference's polarity: 1 = is next. For sentence
+/// order 1 = in order, 0 = swapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
@@ -140,6 +152,17 @@ impl Samples {
         });
     }
 
+    /// Leaves no sample, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.ids.clear();
+        self.segments.clear();
+        self.masked.clear();
+        self.labels.clear();
+        self.corruptions.clear();
+        self.rows.clear();
+        self.skipped = 0;
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -169,7 +192,7 @@ impl Samples {
     }
 
     /// All samples in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Sample<'_>> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Sample<'_>> + DoubleEndedIterator {
         (0..self.len()).map(|i| self.get(i))
     }
 }
@@ -191,7 +214,9 @@ pub enum PairTask {
     /// Next-sentence prediction (Devlin et al. 2018, section 3.1).
     #[default]
     Nsp,
-    /// No pair task: the document's own sentences, no label.
+    /// Sentence order (Lan et al. 2020, section 3.1): two consecutive segments, in their order or swapped.
+    Sop,
+    /// No pair task: the document's own sentences, no label. Of documents one segment is filled.
     None,
 }
 
@@ -217,6 +242,38 @@ pub enum MaskCount {
     Bernoulli,
 }
 
+/// What is masked together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum MaskUnit {
+    /// Single tokens.
+    #[default]
+    Token,
+    /// All tokens of a word (Google's whole-word masking).
+    Word,
+    /// One to three consecutive words, shorter ones more often (Lan et al. 2020, section 3.1).
+    Ngram,
+    /// One to ten consecutive words, 3.8 on average, replaced as one (Joshi et al. 2020, section 3.1).
+    Span,
+}
+
+impl MaskUnit {
+    /// Whether it takes a tokenizer that tells words apart.
+    pub fn needs_words(self) -> bool {
+        self != Self::Token
+    }
+
+    /// The name on the command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Word => "word",
+            Self::Ngram => "ngram",
+            Self::Span => "span",
+        }
+    }
+}
+
 /// The order of documents within an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -236,13 +293,22 @@ pub struct SampleConfig {
     /// Longest sample in tokens, special tokens included.
     pub seq_len: usize,
     pub pair: PairTask,
-    /// Probability that a pair is a true one.
+    /// Probability that a pair is a true one, or in order.
     pub next_rate: f64,
+    /// Probability that a sample filled from a document aims at a random shorter length.
+    #[serde(default = "short_rate")]
+    pub short_rate: f64,
     pub truncate: Truncate,
     pub shuffle: Shuffle,
+    /// Positions whose samples are shuffled together, so that those of one document do not stand next to each
+    /// other; 0 goes by the corpus. See [`SampleConfig::for_corpus`].
+    #[serde(default = "no_window")]
+    pub window: u64,
     /// Share of the ordinary tokens that are predicted.
     pub mask_rate: f64,
     pub mask_count: MaskCount,
+    #[serde(default)]
+    pub mask_unit: MaskUnit,
     /// Of the predicted tokens, the share replaced by the mask token.
     pub mask_share: f64,
     /// Of the predicted tokens, the share replaced by a random ordinary token; the rest is kept.
@@ -254,6 +320,16 @@ pub struct SampleConfig {
     pub skip_bad_lines: bool,
 }
 
+/// The share of short samples in Google's code, and where a configuration is older than documents.
+fn short_rate() -> f64 {
+    0.1
+}
+
+/// The window of configurations that are older than windows.
+fn no_window() -> u64 {
+    1
+}
+
 impl Default for SampleConfig {
     fn default() -> Self {
         Self {
@@ -261,10 +337,13 @@ impl Default for SampleConfig {
             seq_len: 128,
             pair: PairTask::Nsp,
             next_rate: 0.5,
+            short_rate: short_rate(),
             truncate: Truncate::Longest,
             shuffle: Shuffle::Keyed,
+            window: 0,
             mask_rate: 0.15,
             mask_count: MaskCount::Exact,
+            mask_unit: MaskUnit::Token,
             mask_share: 0.8,
             random_share: 0.1,
             predict_unknown: false,
@@ -291,6 +370,30 @@ impl SampleConfig {
     /// Shortest row that holds its three special tokens and a word of each side.
     const SHORTEST: usize = 5;
 
+    /// Text of an automatic window, in bytes: long documents follow each other at a distance of hundreds of
+    /// samples, while the samples of a window, which are in memory at once, take some 10 MB.
+    const WINDOW_BYTES: u64 = 4 << 20;
+
+    /// Most positions of an automatic window.
+    const WIDEST_WINDOW: u64 = 4096;
+
+    /// This configuration with nothing left to the corpus: what is stored beside a run.
+    pub fn for_corpus(self, corpus: &dyn Corpus) -> Self {
+        Self { window: self.window_for(corpus), ..self }
+    }
+
+    /// Positions of a window, at least 1: as asked for, else 1 where a document is one sample, and some text's
+    /// worth where it is several. Without a shuffle nothing is shuffled.
+    pub fn window_for(&self, corpus: &dyn Corpus) -> u64 {
+        match (self.shuffle, self.window, corpus.shape()) {
+            (Shuffle::None, ..) | (_, 0, Shape::Pairs) => 1,
+            (Shuffle::Keyed, 0, Shape::Documents) => {
+                (Self::WINDOW_BYTES / mean_bytes(corpus)).clamp(1, Self::WIDEST_WINDOW)
+            }
+            (Shuffle::Keyed, asked, _) => asked,
+        }
+    }
+
     /// Refuses what cannot be meant, before the first thread starts.
     ///
     /// # Errors
@@ -308,6 +411,7 @@ impl SampleConfig {
         }
         for (flag, value) in [
             ("--next-rate", self.next_rate),
+            ("--short-seq-prob", self.short_rate),
             ("--mask-rate", self.mask_rate),
             ("--mask-share", self.mask_share),
             ("--random-share", self.random_share),
@@ -328,18 +432,46 @@ impl SampleConfig {
     }
 }
 
-/// The builder that `config` asks for.
+/// Positions of an epoch: how many documents all sources together are asked for.
+pub fn positions(corpus: &dyn Corpus) -> u64 {
+    order::positions(&corpus.sources())
+}
+
+/// Mean size of a document in bytes, at least 1.
+pub fn mean_bytes(corpus: &dyn Corpus) -> u64 {
+    (corpus.bytes() / corpus.len().max(1)).max(1)
+}
+
+/// The builder that `config` asks for. Its units must begin at a multiple of [`SampleConfig::window_for`].
 ///
 /// # Errors
-/// Those of the builders' constructors.
+/// [`crate::ErrorKind::Usage`] for a configuration that cannot be meant, or not with this corpus and tokenizer;
+/// [`crate::ErrorKind::Data`] where the corpus can give no sample or no negative, or where the vocabulary has
+/// nothing to draw random replacements from.
 pub fn builder<'p>(
     corpus: &'p dyn Corpus,
     tokenizer: &'p dyn Tokenizer,
     config: &'p SampleConfig,
 ) -> Result<Box<dyn SampleBuilder + 'p>> {
-    Ok(match config.pair {
-        PairTask::Nsp => Box::new(NspBuilder::new(corpus, tokenizer, config)?),
-        PairTask::None => Box::new(PlainBuilder::new(corpus, tokenizer, config)?),
+    match corpus.shape() {
+        Shape::Pairs => {
+            windowed(Walk::new(corpus, config, Halves::new(corpus, tokenizer, config)?)?, config, corpus)
+        }
+        Shape::Documents => {
+            windowed(Walk::new(corpus, config, Fill::new(corpus, tokenizer, config)?)?, config, corpus)
+        }
+    }
+}
+
+/// `inner`, behind a window where there is one.
+fn windowed<'p>(
+    inner: impl SampleBuilder + 'p,
+    config: &'p SampleConfig,
+    corpus: &'p dyn Corpus,
+) -> Result<Box<dyn SampleBuilder + 'p>> {
+    Ok(match config.window_for(corpus) {
+        1 => Box::new(inner),
+        width => Box::new(Window::new(inner, config, width)),
     })
 }
 
@@ -360,8 +492,19 @@ mod tests {
         check(|c| c.mask_rate = 1.5, "--mask-rate 1.5");
         check(|c| c.mask_rate = f64::NAN, "--mask-rate NaN");
         check(|c| c.next_rate = -0.1, "--next-rate -0.1");
+        check(|c| c.short_rate = 1.1, "--short-seq-prob 1.1");
         check(|c| c.random_share = 0.3, "--mask-share 0.8 and --random-share 0.3");
         assert!(SampleConfig::default().check().is_ok());
         assert!(SampleConfig::reference().check().is_ok());
+    }
+
+    #[test]
+    fn configurations_from_before_documents_are_read() {
+        let mut json = serde_json::to_value(SampleConfig::default()).unwrap();
+        for field in ["short_rate", "window", "mask_unit"] {
+            json.as_object_mut().unwrap().remove(field).unwrap();
+        }
+        let read: SampleConfig = serde_json::from_value(json).unwrap();
+        assert_eq!(read, SampleConfig { window: 1, ..SampleConfig::default() });
     }
 }

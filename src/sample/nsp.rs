@@ -1,79 +1,78 @@
-//! Samples with the next-sentence task (Devlin et al. 2018, section 3.1): the document's own second side,
-//! or one from another document.
+//! Next-sentence prediction (Devlin et al. 2018, section 3.1): the true second side, or one drawn from another
+//! document of the same source.
 
-use super::row::RowBuilder;
-use super::{Cursor, Order, Origin, PairLabel, SampleBuilder, SampleConfig, Samples, Unit, pair};
-use crate::corpus::{Corpus, Sentence};
-use crate::rng::{Domain, SampleRng};
-use crate::vocab::Tokenizer;
+use std::ops::Range;
+
+use super::PairLabel;
+use super::pair::Pairing;
+use crate::corpus::{Corpus, Source};
+use crate::rng::SampleRng;
 use crate::{Error, Result};
 
-/// One sample a document: side A, and the true side B or another document's.
-pub struct NspBuilder<'p> {
-    corpus: &'p dyn Corpus,
-    config: &'p SampleConfig,
-    row: RowBuilder<'p>,
+/// Random draws before the sweep. With half the corpus unusable all of them fail once in 4e9 samples.
+const DRAWS: u64 = 32;
+
+/// Documents looked at in sequence after the random draws failed: enough to find the odd one out in a
+/// corpus of boilerplate, few enough that a corpus of one sentence repeated fails at once.
+const SWEEP: u64 = 4096;
+
+/// The true second side with probability `next_rate`, else another document's. A lone side always gets
+/// another's, as in Google's code, unless that is never wanted.
+pub fn pairing(sides: usize, next_rate: f64, rng: &mut SampleRng) -> Pairing {
+    if sides < 2 {
+        return if next_rate < 1.0 { Pairing::Other } else { Pairing::AsIs(PairLabel::None) };
+    }
+    if rng.unit() < next_rate { Pairing::AsIs(PairLabel::IsNext) } else { Pairing::Other }
 }
 
-impl<'p> NspBuilder<'p> {
-    /// # Errors
-    /// [`crate::ErrorKind::Usage`] for a configuration that cannot be meant, [`crate::ErrorKind::Data`]
-    /// where the corpus can give no sample or no negative.
-    pub fn new(
-        corpus: &'p dyn Corpus,
-        tokenizer: &'p dyn Tokenizer,
-        config: &'p SampleConfig,
-    ) -> Result<Self> {
-        let row = RowBuilder::new(tokenizer, config)?;
-        match corpus.len() {
-            0 => Err(Error::data(format!("corpus {}: there is no document in it", corpus.path().display()))),
-            1 if config.next_rate < 1.0 => Err(Error::data(format!(
-                "corpus {}: a single document has no other to draw not-next pairs from: add text, or use \
-                 --next-rate 1 or --pair none",
-                corpus.path().display()
-            ))),
-            _ => Ok(Self { corpus, config, row }),
+/// Refuses sources in which a document has no other to draw from.
+///
+/// # Errors
+/// [`crate::ErrorKind::Data`] with the remedy.
+pub fn check(corpus: &dyn Corpus, sources: &[Source], next_rate: f64) -> Result<()> {
+    let alone = |source: &Source| source.per_epoch > 0 && source.documents.end - source.documents.start == 1;
+    let Some(source) = sources.iter().position(alone).filter(|_| next_rate < 1.0) else { return Ok(()) };
+    let place = match sources.len() {
+        1 => String::new(),
+        all => format!(" in source {} of {all}", source + 1),
+    };
+    Err(Error::data(format!(
+        "corpus {}: a single document{place} has no other to draw not-next pairs from: add text, or use \
+         --next-rate 1, --pair sop or --pair none",
+        corpus.path().display()
+    )))
+}
+
+/// What `take` makes of a document of `source` other than `own`, and that document's number. Every document
+/// of which it makes something is equally likely, as long as the random draws find one.
+///
+/// # Errors
+/// Those of `take`; [`crate::ErrorKind::Data`] with `need` where no document drawn can serve.
+pub fn another<T>(
+    corpus: &dyn Corpus,
+    source: &Range<u64>,
+    own: u64,
+    need: &str,
+    rng: &mut SampleRng,
+    mut take: impl FnMut(u64, &mut SampleRng) -> Result<Option<T>>,
+) -> Result<(u64, T)> {
+    let len = source.end - source.start;
+    let others = len - 1;
+    // The others are numbered from the one behind `own`, round the end of the source.
+    let mut other = 0;
+    for attempt in 0..DRAWS + SWEEP.min(others) {
+        other = if attempt < DRAWS { rng.below(others) } else { (other + 1) % others };
+        let id = source.start + (own - source.start + 1 + other) % len;
+        let taken = take(id, rng)
+            .map_err(|e| e.context(format!("drawing another second part for document {own}")))?;
+        if let Some(taken) = taken {
+            return Ok((id, taken));
         }
     }
-}
-
-impl SampleBuilder for NspBuilder<'_> {
-    fn build(&mut self, unit: &Unit, out: &mut Samples) -> Result<()> {
-        let config = self.config;
-        let order = Order::new(config.shuffle, config.seed, unit.epoch, self.corpus.len());
-        for position in unit.positions.clone() {
-            let id = order.document(position);
-            let Some(document) = pair::read(self.corpus, id, 2, config.skip_bad_lines)? else {
-                out.skipped += 1;
-                continue;
-            };
-            let cursor = Cursor { epoch: unit.epoch, position, part: 0 };
-            let mut rng = SampleRng::new(Domain::Sample, config.seed, &[unit.epoch, id, 0]);
-            let (a, truth) = pair::sides(&document);
-            if rng.unit() < config.next_rate {
-                let origin = origin(cursor, (id, a), (id, truth));
-                self.row.push((a, truth), PairLabel::IsNext, origin, &mut rng, out);
-            } else {
-                let (other, negative) =
-                    pair::negative(self.corpus, id, truth, config.skip_bad_lines, &mut rng)?;
-                let b = pair::sides(&negative).1;
-                let origin = origin(cursor, (id, a), (other, b));
-                self.row.push((a, b), PairLabel::NotNext, origin, &mut rng, out);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Where both sides, each a document's number and sentences, begin.
-pub(super) fn origin(cursor: Cursor, a: (u64, &[Sentence<'_>]), b: (u64, &[Sentence<'_>])) -> Origin {
-    // A missing side is said to begin where the other one does.
-    let line = |side: &[Sentence<'_>]| side.first().map(|sentence| sentence.line);
-    Origin {
-        cursor,
-        document_a: a.0,
-        line_a: line(a.1).or(line(b.1)).unwrap_or(0),
-        document_b: b.0,
-        line_b: line(b.1).or(line(a.1)).unwrap_or(0),
-    }
+    Err(Error::data(format!(
+        "corpus {}: {need} document {own}, of {} drawn: not-next pairs need different texts; use another \
+         corpus, --next-rate 1 or --pair none",
+        corpus.path().display(),
+        DRAWS + SWEEP.min(others),
+    )))
 }

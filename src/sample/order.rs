@@ -3,8 +3,14 @@
 //! Takes positions, gives document numbers. A Feistel network permutes the smallest power of two that
 //! holds the corpus, and walks on along its cycle while it lands outside (Black and Rogaway 2002), so
 //! that any position of any epoch costs the same and nothing is ever stored.
+//!
+//! Where several sources are mixed, an epoch has as many slots for each as it is asked for, and the permutation
+//! shuffles the slots of all.
+
+use std::ops::Range;
 
 use super::Shuffle;
+use crate::corpus::Source;
 use crate::rng::{Domain, SampleRng, mix64};
 
 /// Even, so that two halves of different widths end where they began. Four rounds are a strong
@@ -25,13 +31,15 @@ pub struct Order {
 impl Order {
     /// The order of `epoch` over `len` documents.
     pub fn new(shuffle: Shuffle, seed: u64, epoch: u64, len: u64) -> Self {
-        let keys = match shuffle {
-            Shuffle::None => None,
-            Shuffle::Keyed => {
-                let mut rng = SampleRng::new(Domain::Order, seed, &[epoch]);
-                Some(std::array::from_fn(|_| rng.next_u64()))
-            }
-        };
+        match shuffle {
+            Shuffle::None => Self { len, keys: None, bits: 0 },
+            Shuffle::Keyed => Self::keyed(SampleRng::new(Domain::Order, seed, &[epoch]), len),
+        }
+    }
+
+    /// The order over `len` documents whose round keys `rng` draws.
+    fn keyed(mut rng: SampleRng, len: u64) -> Self {
+        let keys = Some(std::array::from_fn(|_| rng.next_u64()));
         Self { len, keys, bits: u64::BITS - len.saturating_sub(1).leading_zeros() }
     }
 
@@ -46,6 +54,69 @@ impl Order {
         }
         place
     }
+}
+
+/// What stands at a position of an epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub document: u64,
+    /// How often the whole source had its turn before: (pass, document) never comes twice.
+    pub pass: u64,
+    /// All documents of the same source.
+    pub source: Range<u64>,
+}
+
+/// The order of one epoch over the sources of a corpus.
+#[derive(Clone, Debug)]
+pub struct EpochOrder<'c> {
+    sources: &'c [Source],
+    /// Position to slot. The slots of the sources lie one behind the other.
+    slots: Order,
+    shuffle: Shuffle,
+    seed: u64,
+    epoch: u64,
+}
+
+impl<'c> EpochOrder<'c> {
+    /// The order of `epoch`. An epoch has as many positions as all sources together are asked for.
+    pub fn new(sources: &'c [Source], shuffle: Shuffle, seed: u64, epoch: u64) -> Self {
+        let slots = Order::new(shuffle, seed, epoch, positions(sources));
+        Self { sources, slots, shuffle, seed, epoch }
+    }
+
+    /// What stands at `position`, which must be below the number of positions.
+    ///
+    /// The documents that all epochs ask of a source follow each other without a gap: a source that is asked
+    /// for less than it has goes on where the epoch before stopped, one that is asked for more comes again.
+    /// Each time the whole source has had its turn it is permuted anew, unless every epoch has it a whole number
+    /// of times: then the permutation of the slots does that alone.
+    pub fn place(&self, position: u64) -> Place {
+        let mut rank = self.slots.document(position);
+        let mut number = 0;
+        while rank >= self.sources[number].per_epoch {
+            rank -= self.sources[number].per_epoch;
+            number += 1;
+        }
+        let Source { documents, per_epoch } = &self.sources[number];
+        let len = documents.end - documents.start;
+        // As 128 bits, since epochs have no bound.
+        let turn = u128::from(self.epoch) * u128::from(*per_epoch) + u128::from(rank);
+        let (pass, at) = ((turn / u128::from(len)) as u64, (turn % u128::from(len)) as u64);
+        let whole = per_epoch.is_multiple_of(len);
+        let at = match self.shuffle {
+            Shuffle::Keyed if !whole => {
+                let rng = SampleRng::new(Domain::Source, self.seed, &[number as u64, pass]);
+                Order::keyed(rng, len).document(at)
+            }
+            _ => at,
+        };
+        Place { document: documents.start + at, pass, source: documents.clone() }
+    }
+}
+
+/// Positions of an epoch over these sources.
+pub fn positions(sources: &[Source]) -> u64 {
+    sources.iter().map(|source| source.per_epoch).sum()
 }
 
 /// A keyed bijection of `0..2^bits`, whose halves may differ by one bit.
@@ -66,6 +137,10 @@ fn ones(bits: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn order(seed: u64, epoch: u64, len: u64) -> Vec<u64> {
@@ -123,10 +198,80 @@ mod tests {
         assert!(chi2 < 67.98, "{counts:?}: {chi2}");
     }
 
+    /// Sources of (documents, documents an epoch), one behind the other.
+    fn sources(parts: &[(u64, u64)]) -> Vec<Source> {
+        let mut from = 0;
+        let mut source = |&(len, per_epoch): &(u64, u64)| {
+            from += len;
+            Source { documents: from - len..from, per_epoch }
+        };
+        parts.iter().map(&mut source).collect()
+    }
+
+    fn places(sources: &[Source], shuffle: Shuffle, epoch: u64) -> Vec<Place> {
+        let order = EpochOrder::new(sources, shuffle, 42, epoch);
+        (0..positions(sources)).map(|position| order.place(position)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_source_gives_what_it_is_asked_for_and_its_documents_equally_often(
+            parts in prop::collection::vec((1u64..20, 0u64..50), 1..5),
+            keyed: bool,
+            epochs in 1u64..6,
+        ) {
+            let sources = sources(&parts);
+            let shuffle = if keyed { Shuffle::Keyed } else { Shuffle::None };
+            let mut counts = vec![0u64; parts.iter().map(|part| part.0 as usize).sum()];
+            let mut seen = HashSet::new();
+            for epoch in 0..epochs {
+                let mut given = vec![0; sources.len()];
+                for place in places(&sources, shuffle, epoch) {
+                    counts[place.document as usize] += 1;
+                    prop_assert!(place.source.contains(&place.document));
+                    let number = sources.iter().position(|s| s.documents == place.source);
+                    given[number.expect("a source")] += 1;
+                    prop_assert!(seen.insert((place.pass, place.document)), "{place:?} comes twice");
+                }
+                prop_assert!(given.iter().zip(&sources).all(|(&n, source)| n == source.per_epoch));
+            }
+            for (source, (len, per_epoch)) in sources.iter().zip(parts) {
+                let all = epochs * per_epoch;
+                let counts = &counts[source.documents.start as usize..source.documents.end as usize];
+                prop_assert_eq!(counts.iter().sum::<u64>(), all);
+                prop_assert!(counts.iter().all(|&n| n == all / len || n == all.div_ceil(len)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_single_source_once_an_epoch_is_the_order_of_its_documents() {
+        for (epoch, len) in [(0, 1000), (7, 1000), (3, 1), (1, 4097)] {
+            let found = places(&sources(&[(len, len)]), Shuffle::Keyed, epoch);
+            assert!(found.iter().map(|place| place.document).eq(order(42, epoch, len)));
+            assert!(found.iter().all(|place| (place.pass, &place.source) == (epoch, &(0..len))));
+        }
+    }
+
+    #[test]
+    fn without_shuffle_sources_stand_behind_each_other() {
+        let sources = sources(&[(3, 2), (2, 0), (2, 4)]);
+        let found = |epoch| {
+            let places = places(&sources, Shuffle::None, epoch);
+            places.iter().map(|place| place.document).collect::<Vec<_>>()
+        };
+        assert_eq!(found(0), [0, 1, 5, 6, 5, 6]);
+        assert_eq!(found(1), [2, 0, 5, 6, 5, 6]);
+        assert_eq!(found(2), [1, 2, 5, 6, 5, 6]);
+    }
+
     /// An order that changes between releases breaks every run made so far.
     #[test]
     fn the_numbers_are_pinned() {
         assert_eq!(order(42, 0, 12), PINNED);
+        let found = places(&sources(&[(7, 4), (3, 5)]), Shuffle::Keyed, 2);
+        assert_eq!(found.iter().map(|place| place.document).collect::<Vec<_>>(), PINNED_MIXTURE);
     }
     const PINNED: [u64; 12] = [9, 2, 3, 4, 0, 6, 1, 7, 5, 10, 11, 8];
+    const PINNED_MIXTURE: [u64; 9] = [5, 7, 8, 7, 8, 6, 9, 3, 1];
 }

@@ -1,11 +1,11 @@
-//! Two sides of text to one finished sample: encoded, truncated, laid out, masked.
+//! Two segments to one finished sample: laid out and masked.
 //!
-//! What both builders share. Holds the scratch buffers, so that a sample allocates nothing beyond the
+//! What all ways of cutting share. Holds the scratch buffers, so that a sample allocates nothing beyond the
 //! growth of the columns it is appended to.
 
-use super::{Corruption, mask, truncate};
-use super::{MaskCount, Origin, PairLabel, SEGMENT_A, SEGMENT_B, Sample, SampleConfig, Samples, Truncate};
-use crate::corpus::Sentence;
+use super::encoded::Segment;
+use super::{Corruption, mask, words};
+use super::{MaskCount, MaskUnit, Origin, PairLabel, SEGMENT_A, SEGMENT_B, Sample, SampleConfig, Samples};
 use crate::rng::SampleRng;
 use crate::vocab::{Specials, Tokenizer};
 use crate::{Error, Result};
@@ -18,12 +18,13 @@ pub struct RowBuilder<'p> {
     /// Ids above this one have no role: the usual answer in one comparison.
     highest_special: u32,
     ids: Vec<u32>,
-    second: Vec<u32>,
     segments: Vec<u8>,
     /// Positions that may be predicted, then those that are.
     masked: Vec<u32>,
     labels: Vec<u32>,
     corruptions: Vec<Corruption>,
+    /// Chooses whole words; `None` for single tokens.
+    words: Option<words::Chooser>,
 }
 
 impl<'p> RowBuilder<'p> {
@@ -39,6 +40,12 @@ impl<'p> RowBuilder<'p> {
                 config.random_share
             )));
         }
+        if config.mask_unit.needs_words() && !tokenizer.knows_words() {
+            return Err(Error::usage(format!(
+                "--mask-unit {}: this tokenizer does not tell words apart; use --mask-unit token",
+                config.mask_unit.name()
+            )));
+        }
         let specials = tokenizer.specials();
         let Specials { pad, unknown, separator, classify, mask } = specials;
         Ok(Self {
@@ -47,25 +54,27 @@ impl<'p> RowBuilder<'p> {
             specials,
             highest_special: [unknown, separator, classify, mask].into_iter().fold(pad, u32::max),
             ids: Vec::new(),
-            second: Vec::new(),
             segments: Vec::new(),
             masked: Vec::new(),
             labels: Vec::new(),
             corruptions: Vec::new(),
+            words: words::Chooser::new(config.mask_unit),
         })
     }
 
-    /// Appends the sample of sides `a` and `b` to `out`.
+    /// Appends the sample of segments `a` and `b` to `out`. A row that is too long is cut at its end, final
+    /// separator included: what the hard cut of the reference is, and what never happens to segments that
+    /// leave room for the special tokens.
     pub fn push(
         &mut self,
-        (a, b): (&[Sentence<'_>], &[Sentence<'_>]),
+        (a, b): (Segment<'_>, Option<Segment<'_>>),
         pair: PairLabel,
         origin: Origin,
         rng: &mut SampleRng,
         out: &mut Samples,
     ) {
-        let first_len = self.lay_out(a, b);
-        self.find_candidates(first_len);
+        self.lay_out(a.ids, b.map(|b| b.ids));
+        self.find_candidates(a, b.unwrap_or_default());
         self.mask(rng);
         out.push(Sample {
             ids: &self.ids,
@@ -78,74 +87,84 @@ impl<'p> RowBuilder<'p> {
         });
     }
 
-    /// Fills `ids` and `segments`; gives the number of tokens of the first segment, its specials included.
-    fn lay_out(&mut self, a: &[Sentence<'_>], b: &[Sentence<'_>]) -> usize {
+    /// Fills `ids` and `segments`.
+    fn lay_out(&mut self, a: &[u32], b: Option<&[u32]>) {
         let Specials { separator, classify, .. } = self.specials;
         self.ids.clear();
-        self.second.clear();
         self.ids.push(classify);
-        a.iter().for_each(|sentence| self.tokenizer.encode(&sentence.text, &mut self.ids));
-        b.iter().for_each(|sentence| self.tokenizer.encode(&sentence.text, &mut self.second));
-
-        if self.config.truncate == Truncate::Longest {
-            let specials = if b.is_empty() { 2 } else { 3 };
-            let budget = self.config.seq_len - specials;
-            let (keep_a, keep_b) = truncate::longest_first(self.ids.len() - 1, self.second.len(), budget);
-            self.ids.truncate(1 + keep_a);
-            self.second.truncate(keep_b);
-        }
+        self.ids.extend_from_slice(a);
         self.ids.push(separator);
         let first_len = self.ids.len();
-        if !b.is_empty() {
-            self.ids.extend_from_slice(&self.second);
+        if let Some(b) = b {
+            self.ids.extend_from_slice(b);
             self.ids.push(separator);
         }
-        // Already so after `Longest`; the hard cut is nothing else than this.
         self.ids.truncate(self.config.seq_len);
 
         self.segments.clear();
         self.segments.resize(first_len.min(self.ids.len()), SEGMENT_A);
         self.segments.resize(self.ids.len(), SEGMENT_B);
-        first_len
     }
 
-    /// Leaves in `masked` the positions that may be predicted: words of the text, unknown ones by policy.
+    /// Leaves in `masked` the positions that may be predicted: words of the text, unknown ones by policy. Tells
+    /// the chooser of words, where there is one, how they lie.
     ///
     /// Text that spells a special token (a `<pad>` within a sentence, say) must not become one: it would
     /// hide its position from attention or end a segment, so it counts as an unknown word.
-    fn find_candidates(&mut self, first_len: usize) {
+    fn find_candidates(&mut self, a: Segment<'_>, b: Segment<'_>) {
         let Specials { pad, unknown, separator, classify, mask } = self.specials;
-        let len = self.ids.len();
-        let first = 1..(first_len - 1).min(len);
-        let second = first_len.min(len)..(first_len + self.second.len()).min(len);
         self.masked.clear();
-        for position in first.chain(second) {
-            let id = &mut self.ids[position];
-            if *id <= self.highest_special && [pad, unknown, separator, classify, mask].contains(id) {
-                *id = unknown;
-                if !self.config.predict_unknown {
-                    continue;
+        if let Some(words) = &mut self.words {
+            words.clear();
+        }
+        for (start, segment) in [(1, a), (a.ids.len() + 2, b)] {
+            if let Some(words) = &mut self.words {
+                words.end_run();
+            }
+            let end = (start + segment.ids.len()).min(self.ids.len());
+            for position in start..end {
+                let id = &mut self.ids[position];
+                let mut candidate = true;
+                if *id <= self.highest_special && [pad, unknown, separator, classify, mask].contains(id) {
+                    *id = unknown;
+                    candidate = self.config.predict_unknown;
+                }
+                if candidate {
+                    self.masked.push(position as u32);
+                }
+                if let Some(words) = &mut self.words {
+                    words.add(segment.begins[position - start], candidate);
                 }
             }
-            self.masked.push(position as u32);
         }
     }
 
     /// Chooses among the candidates in `masked`, and corrupts the chosen.
     fn mask(&mut self, rng: &mut SampleRng) {
         let config = self.config;
-        match config.mask_count {
-            MaskCount::Exact => {
-                let count = mask::exact_count(config.mask_rate, self.masked.len());
-                mask::choose_exact(&mut self.masked, count, rng);
-            }
-            MaskCount::Bernoulli => mask::choose_bernoulli(&mut self.masked, config.mask_rate, rng),
+        let budget = mask::exact_count(config.mask_rate, self.masked.len());
+        match (&mut self.words, config.mask_count) {
+            (None, MaskCount::Exact) => mask::choose_exact(&mut self.masked, budget, rng),
+            (None, MaskCount::Bernoulli) => mask::choose_bernoulli(&mut self.masked, config.mask_rate, rng),
+            (Some(words), MaskCount::Exact) => words.choose_exact(budget, rng),
+            (Some(words), MaskCount::Bernoulli) => words.choose_bernoulli(config.mask_rate, rng),
+        }
+        if let Some(words) = &mut self.words {
+            words.leave_chosen(&mut self.masked);
         }
         self.labels.clear();
         self.corruptions.clear();
-        for &position in &self.masked {
+        let mut corruption = Corruption::Keep;
+        for (i, &position) in self.masked.iter().enumerate() {
             let id = &mut self.ids[position as usize];
-            let corruption = mask::corruption(rng.unit(), config.mask_share, config.random_share);
+            // One fate for all tokens of a span (Joshi et al. 2020, section 3.1), else one for each token.
+            let fate_goes_on = match &self.words {
+                Some(words) if config.mask_unit == MaskUnit::Span => !words.opens(i),
+                _ => false,
+            };
+            if !fate_goes_on {
+                corruption = mask::corruption(rng.unit(), config.mask_share, config.random_share);
+            }
             self.labels.push(*id);
             self.corruptions.push(corruption);
             *id = match corruption {

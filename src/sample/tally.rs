@@ -19,6 +19,8 @@ pub struct Tally {
     pub masked: u64,
     pub randomised: u64,
     pub kept: u64,
+    /// Stretches of consecutive predicted words.
+    pub runs: u64,
     /// Samples whose second segment is the true one, and another one; neither without a pair task.
     pub next: u64,
     pub not_next: u64,
@@ -37,6 +39,8 @@ impl Tally {
             self.words += u64::from(!around(truth));
             self.unknown += u64::from(truth == specials.unknown);
         }
+        let go_on = sample.masked.windows(2).filter(|pair| pair[0] + 1 == pair[1]).count();
+        self.runs += (sample.masked.len() - go_on) as u64;
         for corruption in sample.corruptions {
             match corruption {
                 Corruption::Mask => self.masked += 1,
@@ -64,6 +68,11 @@ impl Tally {
     /// Share of the words that are predicted.
     pub fn predicted_rate(&self) -> f64 {
         ratio(self.predicted(), self.words)
+    }
+
+    /// Mean length of a stretch of consecutive predicted words.
+    pub fn mean_run(&self) -> f64 {
+        ratio(self.predicted(), self.runs)
     }
 
     /// Of the predicted words, the shares that are masked, replaced and kept.
@@ -106,6 +115,7 @@ mod tests {
         tally.add(&Sample { pair: PairLabel::IsNext, ..sample }, &specials);
         assert_eq!((tally.samples, tally.tokens, tally.words, tally.unknown), (2, 14, 8, 4));
         assert_eq!((tally.predicted(), tally.predicted_rate()), (6, 0.75));
+        assert_eq!((tally.runs, tally.mean_run()), (4, 1.5));
         assert_eq!((tally.split(), tally.next_rate()), ([1.0 / 3.0; 3], Some(0.5)));
     }
 }

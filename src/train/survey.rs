@@ -7,7 +7,7 @@
 use super::steps::Epoch;
 use crate::collate::{self, CollateConfig};
 use crate::pipeline::Plan;
-use crate::sample::{Cursor, Sample};
+use crate::sample::{Cursor, Sample, positions};
 use crate::{Error, Result};
 
 /// Tokens looked at for lengths and counts of samples.
@@ -94,8 +94,9 @@ impl Seen {
         if whole {
             return Epoch { samples: self.samples, batches: self.batches, exact: true };
         }
-        let positions = plan.corpus.len();
-        let passed = self.last.position + 1;
+        let positions = positions(plan.corpus);
+        // A window is built as a whole, and its samples are numbered from its first position.
+        let passed = positions.min(self.last.position + plan.sample.window_for(plan.corpus));
         let share = positions as f64 / passed as f64;
         let scaled = |n: u64| (n as f64 * share).round() as u64;
         Epoch { samples: scaled(self.samples), batches: scaled(self.batches), exact: false }

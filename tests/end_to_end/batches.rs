@@ -110,3 +110,32 @@ fn encodings_and_line_ends_never_change_a_batch() {
     let japanese = ("the ", "\u{305d}\u{8868} ");
     check("japanese", japanese, &[("shift_jis", encoded(japanese, encoding_rs::SHIFT_JIS))]);
 }
+
+#[test]
+fn packed_rows_hold_the_same_samples_in_fewer_cells() {
+    let place = toy::Place::with_lines(100);
+    let collate = "collate --corpus train.tsv --vocab vocab.json --seq-len 48 --batch-size 4 --mask-unit span \
+                   --pair sop --json";
+    let samples = |flags: &str| {
+        let batches = place.good(&format!("{collate} {flags}")).json_lines();
+        let number = |value: &serde_json::Value| value.as_u64().unwrap() as usize;
+        let mut cells = 0;
+        let mut samples = Vec::new();
+        for batch in &batches {
+            cells += number(&batch["rows"]) * number(&batch["seq_len"]);
+            for (i, length) in batch["lengths"].as_array().unwrap().iter().enumerate() {
+                let start = batch["starts"].get(i).map_or(i * number(&batch["seq_len"]), number);
+                let ids = &batch["ids"].as_array().unwrap()[start..start + number(length)];
+                samples.push(format!("{} {:?} {}", batch["origins"][i], ids, batch["pairs"][i]));
+            }
+        }
+        samples.sort_unstable();
+        (samples, cells)
+    };
+    let ((plain, cells), (packed, fewer)) = (samples("--pad fixed"), samples("--pad packed"));
+    assert_eq!(plain, packed);
+    assert!(2 * fewer < cells, "{fewer} of {cells} cells");
+    let told = place.good(&format!("{collate} --pad packed --format text --limit 1").replace(" --json", ""));
+    assert!(told.stdout.contains("samples in 4 rows of 48"), "{}", told.stdout);
+    assert!(told.stdout.contains("row 3: epoch 0"), "{}", told.stdout);
+}

@@ -110,6 +110,11 @@ impl Opened {
         Plan { corpus: &*self.corpus, tokenizer: &*self.tokenizer, sample: &config.sample, workers }
     }
 
+    /// A configuration with nothing of its samples left to the corpus.
+    pub fn settle(&self, config: RunConfig) -> RunConfig {
+        RunConfig { sample: config.sample.for_corpus(&*self.corpus), ..config }
+    }
+
     /// Looks at the beginning of the training data, before anything is written.
     pub fn survey(&self, config: &RunConfig) -> Result<Survey> {
         Survey::of(self.plan(config, config.runtime.workers), &config.collate)
@@ -146,7 +151,8 @@ fn start(args: &Args) -> Result<()> {
     let (corpus, test) = args.corpora(None)?;
     let opened = Opened::open(vocab::load(vocab)?, &corpus, test.as_ref())?;
     let data = opened.data(vocab.clone());
-    let base = args.stages_over(defaults(args.preset.unwrap_or_default(), data, &*opened.tokenizer));
+    let base = defaults(args.preset.unwrap_or_default(), data, &*opened.tokenizer);
+    let base = opened.settle(args.stages_over(base));
     let survey = opened.survey(&base)?;
     let config = args.over(base, survey.epoch, false)?;
     check_memory(&config, &survey)?;
@@ -180,7 +186,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
         model: ModelConfig { vocab_size: opened.tokenizer.len(), ..stored.model.clone() },
         ..stored.clone()
     };
-    let base = args.stages_over(base);
+    let base = opened.settle(args.stages_over(base));
     let survey = opened.survey(&base)?;
     let config = args.over(base, survey.epoch, true)?;
     stored.accept(&config)?;

@@ -1,152 +1,20 @@
 //! Corpus to batches through the whole pipeline, with a corpus and a vocabulary in memory: what must hold
 //! for any number of workers, any place to go on from, and any document that is not as it should be.
 
-use std::collections::HashMap;
-use std::path::Path;
+mod documents;
+mod memory;
 
 use bertstream::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
-use bertstream::corpus::{Corpus, Document, Sentence, Shape};
+use bertstream::corpus::Corpus;
 use bertstream::pipeline::Plan;
-use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::{
     Corruption, Cursor, MaskCount, PairLabel, PairTask, SampleConfig, Samples, Shuffle, Tally, Truncate,
 };
-use bertstream::vocab::{Specials, Tokenizer};
 use bertstream::{Error, ErrorKind, Result};
+use memory::{KNOWN, Line, Lines, SPECIALS, Words, made_up, pairs};
 
 const WORKERS: [usize; 4] = [0, 1, 2, 8];
 const START: Cursor = Cursor { epoch: 0, position: 0, part: 0 };
-
-// ---- A corpus and a vocabulary in memory ------------------------------------------------------------
-
-/// Documents in memory; line `n` holds document `n - 1`.
-struct Lines(Vec<Line>);
-
-enum Line {
-    Good(Vec<String>),
-    Bad,
-    Unreadable,
-    Panics,
-}
-
-impl Corpus for Lines {
-    fn len(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn document(&self, id: u64) -> Result<Document<'_>> {
-        let line = id + 1;
-        match &self.0[id as usize] {
-            Line::Good(texts) => Ok(Document {
-                sentences: texts.iter().map(|text| Sentence { text: text.as_str().into(), line }).collect(),
-            }),
-            Line::Bad => Err(Error::data(format!("corpus fake: line {line}: no tab"))),
-            Line::Unreadable => Err(Error::new(ErrorKind::Io, format!("corpus fake: line {line}: gone"))),
-            Line::Panics => panic!("line {line} is cursed"),
-        }
-    }
-
-    fn shape(&self) -> Shape {
-        Shape::Pairs
-    }
-
-    fn bytes(&self) -> u64 {
-        100 * self.len()
-    }
-
-    fn path(&self) -> &Path {
-        Path::new("fake")
-    }
-
-    fn fingerprint(&self) -> u64 {
-        0
-    }
-}
-
-/// Words `w0`, `w1`, ... behind the reference's special tokens; everything else is unknown.
-struct Words {
-    tokens: Vec<String>,
-    ids: HashMap<String, u32>,
-}
-
-const SPECIALS: Specials = Specials { pad: 0, unknown: 1, separator: 2, classify: 3, mask: 4 };
-
-impl Words {
-    fn new(words: usize) -> Self {
-        let specials = ["<pad>", "<unk>", "<eos>", "<sos>", "<mask>"].map(String::from);
-        let tokens: Vec<String> = specials.into_iter().chain((0..words).map(|w| format!("w{w}"))).collect();
-        let ids = tokens.iter().cloned().zip(0..).collect();
-        Self { tokens, ids }
-    }
-}
-
-impl Tokenizer for Words {
-    fn encode_words(&self, text: &str, out: &mut Vec<u32>, begins: &mut Vec<bool>) {
-        let first = out.len();
-        self.encode(text, out);
-        begins.resize(begins.len() + out.len() - first, true);
-    }
-
-    fn knows_words(&self) -> bool {
-        true
-    }
-
-    fn file_name(&self) -> &'static str {
-        "none"
-    }
-
-    fn encode(&self, text: &str, out: &mut Vec<u32>) {
-        out.extend(text.split_whitespace().map(|word| self.id(word).unwrap_or(SPECIALS.unknown)));
-    }
-    fn token(&self, id: u32) -> Option<&str> {
-        self.tokens.get(id as usize).map(String::as_str)
-    }
-    fn id(&self, token: &str) -> Option<u32> {
-        self.ids.get(token).copied()
-    }
-    fn len(&self) -> usize {
-        self.tokens.len()
-    }
-    fn specials(&self) -> Specials {
-        SPECIALS
-    }
-    fn ordinary_len(&self) -> u32 {
-        self.tokens.len() as u32 - 5
-    }
-    fn ordinary(&self, k: u32) -> u32 {
-        k + 5
-    }
-    fn counts(&self) -> Option<&[u64]> {
-        None
-    }
-    fn fingerprint(&self) -> u64 {
-        7
-    }
-    fn save(&self, _path: &Path) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Known words of the made-up corpora; as many again are unknown.
-const KNOWN: u64 = 500;
-
-/// A sentence of 1 to `longest` words, one in ten unknown.
-fn sentence(rng: &mut SampleRng, longest: u64) -> String {
-    let words = 1 + rng.below(longest);
-    let word = |rng: &mut SampleRng| rng.below(KNOWN) + if rng.below(10) == 0 { KNOWN } else { 0 };
-    (0..words).map(|_| format!("w{}", word(rng))).collect::<Vec<_>>().join(" ")
-}
-
-/// `documents` documents of two sentences with up to `longest` words each.
-fn made_up(documents: u64, longest: u64) -> Lines {
-    let mut rng = SampleRng::new(Domain::Survey, 1, &[]);
-    let mut text = || sentence(&mut rng, longest);
-    Lines((0..documents).map(|_| Line::Good(vec![text(), text()])).collect())
-}
-
-fn pairs(texts: &[(&str, &str)]) -> Lines {
-    Lines(texts.iter().map(|&(a, b)| Line::Good(vec![a.into(), b.into()])).collect())
-}
 
 // ---- Running the pipeline ---------------------------------------------------------------------------
 
@@ -165,8 +33,18 @@ fn batches(
 ) -> (Vec<HostBatch>, Option<Error>) {
     let words = Words::new(KNOWN as usize);
     let plan = Plan { corpus, tokenizer: &words, sample: config, workers };
+    all_batches(plan, &collate(config, batch_size, PadTo::Longest), start, epochs)
+}
+
+/// All batches of `epochs` from `start`, and the error that ended them, if one did.
+fn all_batches(
+    plan: Plan<'_>,
+    collate: &CollateConfig,
+    start: Cursor,
+    epochs: u64,
+) -> (Vec<HostBatch>, Option<Error>) {
     let mut seen = Vec::new();
-    let result = plan.batches(&collate(config, batch_size, PadTo::Longest), start, epochs, |batches| {
+    let result = plan.batches(collate, start, epochs, |batches| {
         for batch in batches {
             seen.push(batch?);
         }
@@ -176,11 +54,15 @@ fn batches(
 }
 
 /// All samples of the first epoch.
-fn samples(corpus: &Lines, config: &SampleConfig) -> Result<Samples> {
+fn samples(corpus: &dyn Corpus, config: &SampleConfig) -> Result<Samples> {
     let words = Words::new(KNOWN as usize);
-    let plan = Plan { corpus, tokenizer: &words, sample: config, workers: 2 };
+    samples_of(Plan { corpus, tokenizer: &words, sample: config, workers: 2 }, START, 1)
+}
+
+/// All samples of `epochs` from `start`.
+fn samples_of(plan: Plan<'_>, start: Cursor, epochs: u64) -> Result<Samples> {
     let mut all = Samples::default();
-    plan.samples(START, 1, |samples| {
+    plan.samples(start, epochs, |samples| {
         for unit in samples {
             let unit = unit?;
             all.skipped += unit.skipped;
