@@ -54,6 +54,7 @@ pub fn config(accumulate: usize) -> RunConfig {
             dropout: 0.1,
             init: Init::Bert,
         },
+        init_from: None,
         optimizer: Optimizer::default(),
         schedule: Schedule { kind: ScheduleKind::Linear, lr: 1e-2, warmup: 2, hidden: 4 },
         accumulate,

@@ -45,6 +45,7 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
             init: if reference { Init::Torch } else { Init::default() },
             max_positions: published_positions(),
         },
+        init_from: None,
         optimizer: Optimizer {
             kind: if reference { OptimizerKind::Adam } else { OptimizerKind::Adamw },
             ..Optimizer::default()
@@ -117,6 +118,7 @@ impl Args {
                 }),
                 max_positions,
             },
+            init_from: base.init_from,
             optimizer: Optimizer {
                 kind: training.optimizer.unwrap_or(base.optimizer.kind),
                 beta1: training.adam_beta1.unwrap_or(base.optimizer.beta1),

@@ -130,16 +130,20 @@ impl FusedEngine {
     /// Those of [`Engine::evaluate`].
     pub fn hidden_states(&mut self, batch: &HostBatch) -> Result<Vec<Vec<f32>>> {
         let used = self.forward(batch, 0, Dropouts::OFF)?;
-        let (h, layers) = (self.config.hidden, self.config.layers);
-        let mut states = vec![vec![0.0; batch.rows * batch.seq_len * h]; layers + 1];
+        Ok((0..=self.config.layers).map(|layer| self.state_of(batch, used, layer)).collect())
+    }
+
+    /// After [`Self::forward`]: the input of block `layer`, behind the last block its output, as
+    /// `(rows, seq_len, hidden)` with zeros at padded positions.
+    fn state_of(&self, batch: &HostBatch, used: usize, layer: usize) -> Vec<f32> {
+        let h = self.config.hidden;
+        let mut state = vec![0.0; batch.rows * batch.seq_len * h];
         for (sample, place) in sample_places(&self.chunks[..used]).iter().enumerate() {
             let values = batch.lengths[sample] as usize * h;
-            for (layer, state) in states.iter_mut().enumerate() {
-                let source = &self.chunks[place.chunk].state(layer)[place.token * h..][..values];
-                state[batch.start(sample) * h..][..values].copy_from_slice(source);
-            }
+            let source = &self.chunks[place.chunk].state(layer)[place.token * h..][..values];
+            state[batch.start(sample) * h..][..values].copy_from_slice(source);
         }
-        Ok(states)
+        state
     }
 
     /// Forward through embeddings and blocks: the number of chunks in use.
@@ -346,6 +350,11 @@ impl Engine for FusedEngine {
         let mut predictions = Predictions::default();
         self.infer(batch, Some(&mut predictions))?;
         Ok(predictions)
+    }
+
+    fn encode(&mut self, batch: &HostBatch) -> Result<Vec<f32>> {
+        let used = self.forward(batch, 0, Dropouts::OFF)?;
+        Ok(self.state_of(batch, used, self.config.layers))
     }
 
     fn gradients(&self) -> Result<Vec<f32>> {

@@ -163,6 +163,14 @@ impl Engine for GraphEngine {
         predict().map_err(|error| failed("forward pass", error))
     }
 
+    fn encode(&mut self, batch: &HostBatch) -> Result<Vec<f32>> {
+        batch::check(batch, self.config.vocab_size)?;
+        let hidden = self.without_gradients(batch).encode();
+        hidden
+            .and_then(|hidden| hidden.flatten_all()?.to_vec1())
+            .map_err(|error| failed("forward pass", error))
+    }
+
     fn gradients(&self) -> Result<Vec<f32>> {
         Ok(self.gradients.clone())
     }
