@@ -74,7 +74,10 @@ pub fn run(args: &Args) -> Result<()> {
     match (&args.output, args.format) {
         (Some(output), Format::Npy) => {
             let input = Input::open_twice(&args.input)?;
-            let lines = Lines::of(input.reader()?, &args.input).map(|line| line.map(|_| ())).collect::<Result<Vec<()>>>()?.len();
+            let lines = Lines::of(input.reader()?, &args.input)
+                .map(|line| line.map(|_| ()))
+                .collect::<Result<Vec<()>>>()?
+                .len();
             let header = npy_header(lines, embedder.trained.model.hidden);
             let needed = header.len() + 4 * lines * embedder.trained.model.hidden;
             durable::write_stream(output, Some(needed as u64), |out| {
@@ -88,7 +91,9 @@ pub fn run(args: &Args) -> Result<()> {
                 })?;
                 match embedder.lines == lines {
                     true => Ok(()),
-                    false => Err(Error::data(format!("{}: it changed while it was read", args.input.display()))),
+                    false => {
+                        Err(Error::data(format!("{}: it changed while it was read", args.input.display())))
+                    }
                 }
             })?;
         }

@@ -6,10 +6,10 @@ use super::eval::Finished;
 use super::output::print;
 use crate::Result;
 use crate::model::Layout;
+use crate::train::metrics;
 use crate::train::run_dir::{self, METRICS, Which};
 use crate::train::transformers::card::{self, Facts};
 use crate::train::transformers::export;
-use crate::train::metrics;
 
 /// Flags of `export`.
 #[derive(Debug, clap::Args)]

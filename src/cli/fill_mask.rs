@@ -71,10 +71,10 @@ pub fn run(args: &Args) -> Result<()> {
     for (texts, rows) in texts.chunks(AT_ONCE).zip(rows.chunks(AT_ONCE)) {
         for filled in fill(&mut trained, texts, rows, args.top)? {
             match args.json {
-                true => printer.line(
-                    serde_json::to_string(&filled)
-                        .map_err(|e| Error::internal("fill-mask: the line cannot be written").caused_by(e))?,
-                )?,
+                true => printer
+                    .line(serde_json::to_string(&filled).map_err(|e| {
+                        Error::internal("fill-mask: the line cannot be written").caused_by(e)
+                    })?)?,
                 false => printer.line(shown(&filled))?,
             }
         }
@@ -100,7 +100,9 @@ fn encode(trained: &Trained, text: &str) -> Result<Vec<u32>> {
     let ids = trained.encode(text);
     if !ids.contains(&mask) {
         let spelling = trained.tokenizer.token(mask).unwrap_or_default();
-        return Err(Error::usage(format!("there is no {spelling} in it: write {spelling} where a word is missing")));
+        return Err(Error::usage(format!(
+            "there is no {spelling} in it: write {spelling} where a word is missing"
+        )));
     }
     match trained.longest() {
         most if ids.len() > most => Err(Error::data(format!(

@@ -63,8 +63,7 @@ impl Trained {
             )));
         }
         let (kind, device, threads) = compute.over(None)?;
-        let engine =
-            engine::build(kind, device, &model, Optimizer::default(), imported.weights, threads)?;
+        let engine = engine::build(kind, device, &model, Optimizer::default(), imported.weights, threads)?;
         Ok(Self { model, engine, tokenizer, origin: Origin::Transformers(imported.report.fresh) })
     }
 

@@ -169,6 +169,10 @@ impl Engine for FakeEngine {
         Ok(self.optimizer.update(&self.layout, &mut self.state, &mut self.gradients, update))
     }
 
+    fn encode(&mut self, batch: &HostBatch) -> Result<Vec<f32>> {
+        Ok(vec![self.state.weights[10]; batch.rows * batch.seq_len])
+    }
+
     fn evaluate(&mut self, batch: &HostBatch) -> Result<Outcome> {
         let weight = f64::from(self.state.weights[10].abs());
         Ok(Outcome {

@@ -197,7 +197,7 @@ impl Args {
 /// Refuses what cannot be trained, before anything is written.
 pub fn check(config: &RunConfig) -> Result<()> {
     config.model.check()?;
-    crate::train::engine::check(config.engine, config.device, config.model.arch)?;
+    crate::train::engine::check(config.engine, config.device)?;
     let Optimizer { beta1, beta2, epsilon, weight_decay, .. } = config.optimizer;
     let at_least = |flag: &str, value: f64, wanted: &str, fine: bool| match fine && value.is_finite() {
         true => Ok(()),

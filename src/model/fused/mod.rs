@@ -148,26 +148,10 @@ impl FusedEngine {
 
     /// Forward through embeddings and blocks: the number of chunks in use.
     fn forward(&mut self, batch: &HostBatch, first_row: usize, dropouts: Dropouts) -> Result<usize> {
-        super::batch::check(batch, self.config.vocab_size)?;
+        super::batch::check(batch, &self.config)?;
         let longest = batch.lengths.iter().map(|&n| n as usize).max().unwrap_or(0);
-        let in_a_segment = |sample: usize| batch.sample(sample).1.iter().all(|&s| s > 0);
-        match self.config.arch {
-            Arch::Bert if !(0..batch.samples()).all(in_a_segment) => {
-                return Err(Error::data(
-                    "batch: a token of no segment, for which --arch bert has no embedding",
-                ));
-            }
-            Arch::Reference if self.sinusoids.len() < longest * self.config.hidden => {
-                self.sinusoids = super::sinusoids(longest, self.config.hidden);
-            }
-            Arch::Bert if longest > self.config.max_positions => {
-                return Err(Error::data(format!(
-                    "batch: a sample of {longest} tokens, but the model has learned positions for {} only: cut \
-                     samples with --seq-len",
-                    self.config.max_positions
-                )));
-            }
-            Arch::Reference | Arch::Bert => {}
+        if self.config.arch == Arch::Reference && self.sinusoids.len() < longest * self.config.hidden {
+            self.sinusoids = super::sinusoids(longest, self.config.hidden);
         }
         let ranges = chunk::split(&batch.lengths);
         if self.chunks.len() < ranges.len() {

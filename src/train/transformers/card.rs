@@ -122,12 +122,14 @@ fn figures(facts: &Facts<'_>) -> String {
         Record::Step(s) if s.step <= last => Some(s),
         _ => None,
     });
-    let mut text = "## Figures\n\nLosses are in nats; beside each what guessing by frequency reaches on the same \
+    let mut text =
+        "## Figures\n\nLosses are in nats; beside each what guessing by frequency reaches on the same \
                     labels.\n"
-        .to_owned();
+            .to_owned();
     match (evaluation, step) {
         (Some(e), _) => {
-            let _ = write!(text, "\nHeld-out text, after step {}, dropout off:\n\n{}", e.step, table(&e.figures));
+            let _ =
+                write!(text, "\nHeld-out text, after step {}, dropout off:\n\n{}", e.step, table(&e.figures));
         }
         (None, Some(s)) => {
             let _ = write!(
@@ -153,7 +155,11 @@ fn table(figures: &Figures) -> String {
     if figures.masked > 0 {
         row("masked tokens: loss", nats(figures.mlm_loss), guess(figures.unigram_loss, &nats));
         let perplexity = |x: f64| format!("{:.1}", x.exp());
-        row("masked tokens: perplexity", perplexity(figures.mlm_loss), guess(figures.unigram_loss, &perplexity));
+        row(
+            "masked tokens: perplexity",
+            perplexity(figures.mlm_loss),
+            guess(figures.unigram_loss, &perplexity),
+        );
         row("masked tokens: accuracy", share(figures.mlm_accuracy), guess(figures.majority_accuracy, &share));
     }
     if figures.pairs > 0 {
@@ -229,7 +235,11 @@ fn shown(value: &Value) -> String {
 /// A word as a shell takes it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-+/=".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 fn file_name(path: &Path) -> String {

@@ -156,8 +156,8 @@ struct Found {
 
 /// Takes the tensors of one file, under the names that they have in BertForPreTraining.
 fn collect(bytes: &[u8], layout: &Layout, found: &mut BTreeMap<String, Found>) -> Result<()> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|e| Error::data(format!("not a safetensors file: {e}")))?;
+    let file =
+        SafeTensors::deserialize(bytes).map_err(|e| Error::data(format!("not a safetensors file: {e}")))?;
     let mut tensors = file.tensors();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     for (given, view) in tensors {
@@ -376,7 +376,8 @@ mod tests {
 
     #[test]
     fn half_precision_is_exact() {
-        let check = |bits: u16, expected: f32| assert_eq!(half(bits).to_bits(), expected.to_bits(), "{bits:x}");
+        let check =
+            |bits: u16, expected: f32| assert_eq!(half(bits).to_bits(), expected.to_bits(), "{bits:x}");
         check(0x0000, 0.0);
         check(0x8000, -0.0);
         check(0x3c00, 1.0);
