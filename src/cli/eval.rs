@@ -1,4 +1,4 @@
-//! `bertstream eval`: how good the model of a run is, beside what guessing reaches.
+//! `bertstream eval`: how good a model is, beside what guessing reaches.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::flags::{ReadingFlags, SourceArg, sources_at};
 use super::output::{grouped, print};
 use super::train::{ComputeFlags, default_workers, percent};
+use super::trained::{Origin, Trained};
 use crate::collate::{CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::{CorpusConfig, Sources};
 use crate::model::{Engine, Layout, Predictions};
@@ -23,7 +24,7 @@ use crate::{Error, ErrorKind, Result};
 /// Flags of `eval`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Directory of the run.
+    /// Directory of the run, or of a model of transformers.
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
     /// Text to evaluate on [default: the run's test corpus].
@@ -114,7 +115,8 @@ impl Finished {
 #[derive(Serialize)]
 struct Line<'l> {
     run: &'l Path,
-    step: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<u64>,
     /// The text or the file of batches.
     on: &'l Path,
     #[serde(flatten)]
@@ -123,64 +125,108 @@ struct Line<'l> {
     by_corruption: Option<ByCorruption>,
 }
 
+/// What samples and batches look like where no flag says otherwise.
+struct Basis {
+    sample: SampleConfig,
+    collate: CollateConfig,
+    test: Option<Sources>,
+    encoding: Option<String>,
+}
+
+impl Basis {
+    /// As in the run; as the defaults have it for a model that no run is known of.
+    fn of(trained: &Trained) -> Self {
+        match &trained.origin {
+            Origin::Run(config, _) => Self {
+                sample: config.sample.clone(),
+                collate: config.collate.clone(),
+                test: config.data.test.clone(),
+                encoding: Some(config.data.corpus[0].encoding.clone()),
+            },
+            Origin::Transformers(_) => {
+                let sample = SampleConfig::default();
+                let seq_len = sample.seq_len.min(trained.longest());
+                let pad_id = trained.tokenizer.specials().pad;
+                Self {
+                    collate: CollateConfig { batch_size: 64, seq_len, pad_to: PadTo::Longest, pad_id },
+                    sample: SampleConfig { seq_len, ..sample },
+                    test: None,
+                    encoding: None,
+                }
+            }
+        }
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<()> {
-    let finished = Finished::open(&args.run, args.vocab.as_deref())?;
-    let config = &finished.config;
-    let seq_len = args.seq_len.unwrap_or(config.sample.seq_len);
+    let mut trained = Trained::open(&args.run, args.checkpoint, args.vocab.as_deref(), &args.compute)?;
+    trained.needs_masked_head(&args.run)?;
+    let basis = Basis::of(&trained);
+    let seq_len = args.seq_len.unwrap_or(basis.sample.seq_len);
     let collate = CollateConfig {
-        batch_size: args.batch_size.unwrap_or(config.collate.batch_size),
+        batch_size: args.batch_size.unwrap_or(basis.collate.batch_size),
         seq_len,
         pad_to: PadTo::Longest,
-        pad_id: config.collate.pad_id,
+        pad_id: basis.collate.pad_id,
     };
     if let Some(path) = &args.batches {
         let batches = file::read_batches(path, collate.batch_size)?;
-        file::check_ids(&batches, config.model.vocab_size)
+        file::check_ids(&batches, trained.model.vocab_size)
             .map_err(|e| e.context(format!("batches {}", path.display())))?;
-        return measure(&args, &finished, path, &batches);
+        return measure(&args, &*trained.tokenizer, &mut *trained.engine, &trained.origin, path, &batches);
     }
-    let (corpus, _) = sources(&args, config)?.open()?;
-    let sample = SampleConfig { seq_len, ..evaluation_samples(&config.sample) };
+    let (corpus, _) = sources(&args, &basis)?.open()?;
+    let sample = SampleConfig { seq_len, ..evaluation_samples(&basis.sample) };
+    let Trained { engine, tokenizer, origin, .. } = &mut trained;
     let plan = Plan {
         corpus: &*corpus,
-        tokenizer: &*finished.tokenizer,
+        tokenizer: &**tokenizer,
         sample: &sample,
         workers: args.workers.unwrap_or_else(default_workers),
     };
-    measure(&args, &finished, corpus.path(), &OneEpoch { plan, collate: &collate })
+    let source = OneEpoch { plan, collate: &collate };
+    measure(&args, &**tokenizer, &mut **engine, origin, corpus.path(), &source)
 }
 
-fn sources(args: &Args, config: &RunConfig) -> Result<Sources> {
-    let base = match (&args.corpus[..], &config.data.test) {
+fn sources(args: &Args, basis: &Basis) -> Result<Sources> {
+    let base = match (&args.corpus[..], &basis.test) {
         ([], Some(test)) => test.clone(),
         ([], None) => {
             return Err(Error::usage(
-                "--corpus or --batches is missing, and the run has no test corpus to fall back on",
+                "--corpus or --batches is missing, and the model has no test corpus to fall back on",
             ));
         }
         (given, _) => {
-            let encoding = &config.data.corpus[0].encoding;
+            let encoding = |given: &CorpusConfig| basis.encoding.clone().unwrap_or(given.encoding.clone());
             let given = sources_at(given)?;
-            let given = given.iter().map(|g| CorpusConfig { encoding: encoding.clone(), ..g.clone() });
-            Sources::new(given.collect())?
+            Sources::new(given.iter().map(|g| CorpusConfig { encoding: encoding(g), ..g.clone() }).collect())?
         }
     };
     args.reading.over(&base)
 }
 
-fn measure(args: &Args, finished: &Finished, on: &Path, source: &dyn BatchSource) -> Result<()> {
-    let (mut engine, step) = finished.engine(&args.run, args.checkpoint, &args.compute)?;
+fn measure(
+    args: &Args,
+    tokenizer: &dyn Tokenizer,
+    engine: &mut dyn Engine,
+    origin: &Origin,
+    on: &Path,
+    source: &dyn BatchSource,
+) -> Result<()> {
+    let (step, predict_unknown) = match origin {
+        Origin::Run(config, step) => (Some(*step), config.sample.predict_unknown),
+        Origin::Transformers(_) => (None, SampleConfig::default().predict_unknown),
+    };
     let counts = baseline::read_counts(&args.run.join(TOKEN_COUNTS))?;
-    let predict_unknown = finished.config.sample.predict_unknown;
-    let unigram = Unigram::new(&*finished.tokenizer, counts.as_deref(), predict_unknown);
-    let evaluation = evaluate(&mut *engine, source, unigram.as_ref(), &|| false)?.expect("nothing stops it");
+    let unigram = Unigram::new(tokenizer, counts.as_deref(), predict_unknown);
+    let evaluation = evaluate(engine, source, unigram.as_ref(), &|| false)?.expect("nothing stops it");
     let figures = evaluation.figures();
     if figures.masked + figures.pairs == 0 {
         return Err(Error::data(format!("{}: nothing to predict in it", on.display())));
     }
     let by_corruption = match args.by_corruption {
-        true => Some(by_corruption(&mut *engine, source, unigram.as_ref())?),
+        true => Some(by_corruption(engine, source, unigram.as_ref())?),
         false => None,
     };
     if args.json {
@@ -191,7 +237,8 @@ fn measure(args: &Args, finished: &Finished, on: &Path, source: &dyn BatchSource
     }
     let parts = by_corruption.map_or(String::new(), |parts| parts_table(&parts));
     let on = on.display();
-    print(format_args!("{}, step {step}, on {on}\n{}{parts}", args.run.display(), table(&figures)))
+    let step = step.map_or(String::new(), |step| format!(", step {step}"));
+    print(format_args!("{}{step}, on {on}\n{}{parts}", args.run.display(), table(&figures)))
 }
 
 /// The figures as lines of a table, each beside what guessing reaches.

@@ -13,7 +13,10 @@ use crate::Result;
 mod bench;
 mod collate;
 mod corpus;
+mod embed;
 mod eval;
+mod export;
+mod fill_mask;
 mod flags;
 mod inspect;
 mod log;
@@ -21,6 +24,7 @@ mod output;
 mod quickstart;
 mod sample;
 mod train;
+mod trained;
 mod vocab;
 
 /// Streaming BERT pretraining: from text larger than memory to a trained BERT.
@@ -66,6 +70,17 @@ enum Command {
     /// Evaluate a run on a corpus or on batches from a file.
     #[command(after_help = "Example:\n  bertstream eval --run run --corpus held-out.tsv")]
     Eval(eval::Args),
+    /// Write a run's model for transformers: config.json, model.safetensors, tokenizer and model card.
+    #[command(after_help = "Example:\n  bertstream export run my-bert")]
+    Export(export::Args),
+    /// Show what a model puts in place of the mask token.
+    #[command(after_help = "Example:\n  bertstream fill-mask run \"the cook bakes the [MASK] .\"")]
+    FillMask(fill_mask::Args),
+    /// Turn lines of text into vectors.
+    #[command(after_help = "Examples:\n\
+        \x20 bertstream embed run lines.txt --format npy --output vectors.npy\n\
+        \x20 bertstream embed my-bert - < lines.txt")]
+    Embed(embed::Args),
     /// Rebuild the batch of any step of a run, without training.
     #[command(after_help = "Example:\n  bertstream inspect --run run --step 100 --limit 5")]
     Inspect(inspect::Args),
@@ -89,6 +104,9 @@ impl Cli {
             Command::Collate(args) => collate::run(args),
             Command::Train(args) => train::run(&args),
             Command::Eval(args) => eval::run(args),
+            Command::Export(args) => export::run(&args),
+            Command::FillMask(args) => fill_mask::run(&args),
+            Command::Embed(args) => embed::run(&args),
             Command::Inspect(args) => inspect::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Quickstart(args) => quickstart::run(args),

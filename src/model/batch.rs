@@ -3,6 +3,7 @@
 //! Takes a batch, gives it leave or says what is wrong with it. Knows nothing of any engine.
 
 use crate::collate::HostBatch;
+use crate::model::{Arch, ModelConfig};
 use crate::{Error, Result};
 
 /// Refuses a batch that indexes beyond the model or its own columns. Devices do not all look, and batches
@@ -10,7 +11,8 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`crate::ErrorKind::Data`], naming the row and the value.
-pub fn check(batch: &HostBatch, vocab_size: usize) -> Result<()> {
+pub fn check(batch: &HostBatch, model: &ModelConfig) -> Result<()> {
+    let vocab_size = model.vocab_size;
     let refuse = |what: String| Err(Error::data(format!("model: batch refused: {what}")));
     let tokens = batch.rows * batch.seq_len;
     if tokens == 0 {
@@ -48,6 +50,20 @@ pub fn check(batch: &HostBatch, vocab_size: usize) -> Result<()> {
             ));
         }
         free = start + len;
+        if model.arch == Arch::Bert {
+            if batch.sample(i).1.contains(&0) {
+                return refuse(format!(
+                    "sample {i}: a token of no segment, for which --arch bert has no embedding"
+                ));
+            }
+            if len > model.max_positions {
+                return refuse(format!(
+                    "sample {i}: {len} tokens, but the model has learned positions for {} only: cut samples with \
+                     --seq-len",
+                    model.max_positions
+                ));
+            }
+        }
     }
     if let Some(i) = batch.labels.iter().position(|&id| id as usize >= vocab_size) {
         return refuse(format!("label {} is not among the vocabulary's {vocab_size}", batch.labels[i]));

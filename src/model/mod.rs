@@ -299,6 +299,10 @@ pub trait Engine {
     /// Forward only, dropout off: the distributions themselves.
     fn predict(&mut self, batch: &HostBatch) -> Result<Predictions>;
 
+    /// Forward only, dropout off: the last block's output, `(rows, seq_len, hidden)`. What stands at padded
+    /// positions means nothing.
+    fn encode(&mut self, batch: &HostBatch) -> Result<Vec<f32>>;
+
     /// The gradients accumulated so far, in the order of the layout.
     fn gradients(&self) -> Result<Vec<f32>>;
 

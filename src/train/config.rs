@@ -28,6 +28,9 @@ pub struct RunConfig {
     pub sample: SampleConfig,
     pub collate: CollateConfig,
     pub model: ModelConfig,
+    /// Where the weights came from; absent where they were drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<InitFrom>,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
     /// Batches of one step.
@@ -55,6 +58,14 @@ pub struct DataConfig {
     /// The file that the vocabulary in the run directory was made from.
     pub vocab: PathBuf,
     pub vocab_fingerprint: String,
+}
+
+/// A checkpoint of transformers that a run's weights started from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InitFrom {
+    pub directory: PathBuf,
+    /// Of the tensors read: 16 hexadecimal digits.
+    pub fingerprint: String,
 }
 
 /// What never changes a weight, and so may be chosen anew on every resume.
@@ -90,7 +101,7 @@ pub struct Difference {
 
 /// Fields that may differ on resume, as dotted prefixes without places in lists. The paths may: content is
 /// held by fingerprints.
-const FREE: [&str; 10] = [
+const FREE: [&str; 11] = [
     "data.corpus.path",
     "data.corpus.io",
     "data.corpus.index_dir",
@@ -99,6 +110,7 @@ const FREE: [&str; 10] = [
     "data.test.index_dir",
     "data.vocab",
     "data.epoch",
+    "init_from.directory",
     "length",
     "runtime",
 ];

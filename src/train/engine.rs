@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Arch, Engine, FusedEngine, GraphEngine, ModelConfig, Optimizer};
+use crate::model::{Engine, FusedEngine, GraphEngine, ModelConfig, Optimizer};
 use crate::{Error, Result};
 
 /// Which implementation of the model computes.
@@ -96,11 +96,8 @@ impl std::fmt::Display for DeviceChoice {
 ///
 /// # Errors
 /// [`crate::ErrorKind::Usage`], with the remedy.
-pub fn check(engine: EngineKind, device: DeviceChoice, arch: Arch) -> Result<()> {
+pub fn check(engine: EngineKind, device: DeviceChoice) -> Result<()> {
     match (engine, device) {
-        (EngineKind::Graph, _) if arch != Arch::Reference => {
-            Err(Error::usage("--engine graph knows --arch reference only: use --engine fused"))
-        }
         (EngineKind::Fused, DeviceChoice::Cuda(n)) => Err(Error::usage(format!(
             "--device cuda:{n}: the fused engine computes on the CPU only; add --engine graph"
         ))),
@@ -123,7 +120,7 @@ pub fn build(
     weights: Vec<f32>,
     threads: usize,
 ) -> Result<Box<dyn Engine>> {
-    check(kind, device, model.arch)?;
+    check(kind, device)?;
     Ok(match kind {
         EngineKind::Fused => Box::new(FusedEngine::new(model, optimizer, weights, threads)?),
         EngineKind::Graph => {

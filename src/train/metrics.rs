@@ -191,11 +191,16 @@ fn step_of(line: &str) -> Option<u64> {
     serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64()
 }
 
+/// The records in `metrics.jsonl`, in their order; none where there is no such file.
+pub fn records(path: &Path) -> Result<Vec<Record>> {
+    let text = read_if_there(path)?.unwrap_or_default();
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
 /// The digests that `metrics.jsonl` recorded, by step.
 pub fn recorded_digests(path: &Path) -> Result<BTreeMap<u64, String>> {
-    let text = read_if_there(path)?.unwrap_or_default();
-    let records = text.lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
-    Ok(records
+    Ok(records(path)?
+        .into_iter()
         .filter_map(|record| match record {
             Record::Step(r) => Some((r.step, r.digest)),
             Record::SkippedUpdate { step, digest, .. } => Some((step, digest)),

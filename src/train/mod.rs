@@ -28,10 +28,11 @@ pub mod steps;
 mod survey;
 pub mod tensors;
 mod trainer;
+pub mod transformers;
 
 pub use baseline::{Guesses, Unigram};
 pub use checkpoint::{Best, Checkpoint, Progress};
-pub use config::{DataConfig, RunConfig, Runtime};
+pub use config::{DataConfig, InitFrom, RunConfig, Runtime};
 pub use engine::{DeviceChoice, EngineKind};
 pub use evaluate::{BatchSource, Evaluation, evaluate};
 pub use metrics::{EvaluationRecord, Figures, MetricsFile, Observer, Record, StepRecord};

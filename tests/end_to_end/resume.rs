@@ -63,6 +63,7 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
             dropout: 0.1,
             init: Init::default(),
         },
+        init_from: None,
         optimizer: Optimizer::default(),
         schedule: Schedule { kind: ScheduleKind::Linear, lr: 1e-2, warmup: 4, hidden: 16 },
         accumulate,

@@ -5,7 +5,7 @@ use bertstream::collate::HostBatch;
 use bertstream::model::{ModelConfig, sinusoids};
 
 use crate::common::whole_step;
-use crate::{batch, fresh, tiny};
+use crate::{batch, fresh, tiny, tiny_bert};
 
 #[test]
 fn what_points_nowhere_is_refused() {
@@ -43,6 +43,22 @@ fn what_points_nowhere_is_refused() {
 }
 
 #[test]
+fn the_published_architecture_has_no_place_for_some() {
+    let config = tiny_bert(0.1);
+    let good = batch(&config, 9, &[9, 4]);
+    let mut unsegmented = good.clone();
+    unsegmented.segments[2] = 0;
+    for (name, mut engine) in fresh(&config) {
+        assert!(engine.evaluate(&good).is_ok(), "{name}");
+        for (bad, named) in [(&unsegmented, "no segment"), (&batch(&config, 49, &[49]), "48")] {
+            let error = engine.evaluate(bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Data, "{name}");
+            assert!(error.to_string().contains(named), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
 fn odd_shapes_work() {
     let shapes = [
         (ModelConfig { hidden: 6, heads: 3, layers: 1, ..tiny(0.1) }, 9, vec![9, 2]),
@@ -52,6 +68,9 @@ fn odd_shapes_work() {
         (tiny(0.1), 5, vec![1]),
         // The reference's table of positions ends at 512.
         (tiny(0.1), 700, vec![700]),
+        (ModelConfig { hidden: 6, heads: 3, layers: 1, ..tiny_bert(0.1) }, 9, vec![9, 2]),
+        (ModelConfig { hidden: 5, heads: 1, layers: 1, ..tiny_bert(0.1) }, 48, vec![48, 1]),
+        (tiny_bert(0.1), 1, vec![1, 1, 1]),
     ];
     for (config, seq_len, lengths) in shapes {
         let batch = batch(&config, seq_len, &lengths);

@@ -6,7 +6,7 @@ use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::PairLabel;
 
 use crate::common::{relative_error, whole_step};
-use crate::{batch, bits, fresh, rows_of, tiny, widened};
+use crate::{batch, bits, both, fresh, packed, rows_of, tiny, tiny_bert, widened};
 
 const LENGTHS: [u32; 8] = [9, 3, 7, 1, 9, 5, 2, 8];
 
@@ -31,20 +31,19 @@ fn worst(engine: &dyn Engine, actual: &[f32], expected: &[f32]) -> (f64, String)
 /// A key's bias moves all scores of a query alike, which the softmax does not see: its gradient is 0 in
 /// exact arithmetic, and rounding in any other.
 fn has_no_gradient(name: &str) -> bool {
-    name.ends_with("attention.linear_layers.1.bias")
+    name.ends_with("attention.linear_layers.1.bias") || name.ends_with("attention.self.key.bias")
 }
 
 #[test]
 fn every_variable_receives_one_and_padding_none() {
-    for dropout in [0.0, 0.1] {
-        let config = tiny(dropout);
+    for config in [both(0.0), both(0.1)].into_iter().flatten() {
         let batch = batch(&config, 10, &LENGTHS);
         for (name, mut engine) in fresh(&config) {
             let (_, gradients) = pass(&mut *engine, &batch, &whole_step(&batch, 1));
             for parameter in engine.layout().parameters() {
                 let gradient = &gradients[parameter.range.clone()];
                 let largest = gradient.iter().fold(0f32, |a, g| a.max(g.abs()));
-                let what = format!("{name}, dropout {dropout}: {}: {largest}", parameter.name);
+                let what = format!("{name}, dropout {}: {}: {largest}", config.dropout, parameter.name);
                 assert!(gradient.iter().all(|g| g.is_finite()), "{what}");
                 match has_no_gradient(&parameter.name) {
                     true => assert!(largest < 1e-6, "{what}"),
@@ -62,9 +61,14 @@ fn every_variable_receives_one_and_padding_none() {
 #[test]
 fn finite_differences() {
     const STEP: f32 = 4e-3;
-    let shapes = [(8, 2, 2, 0.0), (8, 2, 2, 0.1), (6, 3, 1, 0.1), (5, 1, 1, 0.0)];
-    for (hidden, heads, layers, dropout) in shapes {
-        let config = ModelConfig { hidden, heads, layers, ..tiny(dropout) };
+    let shapes = [
+        ModelConfig { hidden: 8, heads: 2, layers: 2, ..tiny(0.0) },
+        ModelConfig { hidden: 8, heads: 2, layers: 2, ..tiny(0.1) },
+        ModelConfig { hidden: 6, heads: 3, layers: 1, ..tiny(0.1) },
+        ModelConfig { hidden: 5, heads: 1, layers: 1, ..tiny(0.0) },
+        ModelConfig { hidden: 6, heads: 3, layers: 1, max_positions: 9, ..tiny_bert(0.1) },
+    ];
+    for config in shapes {
         let batch = batch(&config, 7, &[7, 3, 5]);
         let step = whole_step(&batch, 2);
         for (name, mut engine) in fresh(&config) {
@@ -106,10 +110,10 @@ fn finite_differences() {
 
 #[test]
 fn two_micro_batches_are_one_batch() {
-    let config = tiny(0.1);
-    let batch = batch(&config, 10, &LENGTHS);
+    let [reference, bert] = both(0.1);
+    let batch = batch(&reference, 10, &LENGTHS);
     let whole = whole_step(&batch, 4);
-    for (name, mut engine) in fresh(&config) {
+    for (name, mut engine) in fresh(&reference).into_iter().chain(fresh(&bert)) {
         let (mut expected, gradients) = pass(&mut *engine, &batch, &whole);
         let (mut outcome, _) = pass(&mut *engine, &rows_of(&batch, 0..4), &whole);
         outcome.add(&engine.accumulate(&rows_of(&batch, 4..8), &Pass { first_row: 4, ..whole }).unwrap());
@@ -124,8 +128,7 @@ fn two_micro_batches_are_one_batch() {
 
 #[test]
 fn padding_changes_nothing() {
-    for dropout in [0.0, 0.1] {
-        let config = tiny(dropout);
+    for config in [both(0.0), both(0.1)].into_iter().flatten() {
         let batch = batch(&config, 9, &LENGTHS);
         let step = whole_step(&batch, 4);
         for (name, mut engine) in fresh(&config) {
@@ -151,9 +154,18 @@ fn engines_agree() {
         (ModelConfig { hidden: 5, heads: 1, layers: 1, ..tiny(0.1) }, 9, vec![9, 1]),
         (ModelConfig { hidden: 33, heads: 3, init: Init::Bert, ..tiny(0.0) }, 35, vec![35, 31, 2]),
         (tiny(0.1), 700, vec![700, 650]),
+        (tiny_bert(0.1), 9, vec![9, 1, 5]),
+        (
+            ModelConfig { hidden: 32, heads: 4, layers: 3, vocab_size: 101, ..tiny_bert(0.1) },
+            40,
+            vec![40, 1, 17, 33],
+        ),
+        (ModelConfig { hidden: 33, heads: 3, init: Init::Bert, ..tiny_bert(0.2) }, 35, vec![35, 31, 2]),
     ];
     for (config, seq_len, lengths) in shapes {
-        let batch = batch(&config, seq_len, &lengths);
+        let mut batch = batch(&config, seq_len, &lengths);
+        // A token that is padding's: it has an embedding, which does not learn through it.
+        batch.ids[0] = 0;
         let step = Pass { first_row: 3, ..whole_step(&batch, 9) };
         let mut engines = fresh(&config);
         let (_, oracle) = &mut engines[0];
@@ -170,6 +182,40 @@ fn engines_agree() {
             let (error, place) = worst(&**engine, &actual, &gradients);
             println!("{name}, hidden {}, seq_len {seq_len}: gradients {error:.1e} at {place}", config.hidden);
             assert!(error < 1e-4, "{name}, {config:?}: gradients: {error:e} at {place}");
+        }
+    }
+}
+
+/// Samples that share a row do not see each other, and have the masks and positions that they have alone.
+#[test]
+fn packed_samples_are_the_same_samples() {
+    for config in [both(0.0), both(0.2)].into_iter().flatten() {
+        let apart = batch(&config, 10, &LENGTHS);
+        let together = packed(&apart, 17);
+        assert!(together.rows < apart.rows && together.samples() == apart.samples());
+        let step = Pass { first_row: 2, ..whole_step(&apart, 4) };
+        for (name, mut engine) in fresh(&config) {
+            let (expected, gradients) = pass(&mut *engine, &apart, &step);
+            let (outcome, actual) = pass(&mut *engine, &together, &step);
+            let what = format!("{name}, {:?}, dropout {}", config.arch, config.dropout);
+            if name == "fused" {
+                // It works on the tokens one behind the other, wherever they lay.
+                assert_eq!((outcome, bits(&actual)), (expected, bits(&gradients)), "{what}");
+            }
+            assert!((outcome.loss() - expected.loss()).abs() < 1e-6, "{what}");
+            let (error, place) = worst(&*engine, &actual, &gradients);
+            assert!(error < 1e-5, "{what}: {error:e} at {place}");
+            let [alone, shared] = [&apart, &together].map(|batch| {
+                let hidden = engine.encode(batch).unwrap();
+                let cells = (0..batch.samples()).flat_map(|i| batch.span(i));
+                cells
+                    .flat_map(|at| hidden[at * config.hidden..][..config.hidden].to_vec())
+                    .collect::<Vec<f32>>()
+            });
+            assert!(relative_error(&shared, &alone) < 1e-5, "{what}");
+            let [alone, shared] = [&apart, &together].map(|batch| engine.predict(batch).unwrap());
+            assert!(relative_error(&shared.mlm, &alone.mlm) < 1e-5, "{what}");
+            assert!(relative_error(&shared.nsp, &alone.nsp) < 1e-5, "{what}");
         }
     }
 }

@@ -31,6 +31,16 @@ fn tiny(dropout: f32) -> ModelConfig {
     }
 }
 
+/// The same, of the published architecture.
+fn tiny_bert(dropout: f32) -> ModelConfig {
+    ModelConfig { arch: Arch::Bert, max_positions: 48, ..tiny(dropout) }
+}
+
+/// Both architectures.
+fn both(dropout: f32) -> [ModelConfig; 2] {
+    [tiny(dropout), tiny_bert(dropout)]
+}
+
 /// Every engine with fresh weights of this configuration.
 fn fresh(config: &ModelConfig) -> Vec<(&'static str, Box<dyn Engine>)> {
     let weights = Layout::new(config).initial_weights(11);
@@ -58,6 +68,34 @@ fn batch(config: &ModelConfig, seq_len: usize, lengths: &[u32]) -> HostBatch {
         batch.pairs.push(if row % 2 == 0 { PairLabel::IsNext } else { PairLabel::NotNext });
     }
     batch
+}
+
+/// The same samples, several one behind the other in rows of `seq_len`, in their order.
+fn packed(batch: &HostBatch, seq_len: usize) -> HostBatch {
+    let mut packed =
+        HostBatch { rows: 1, seq_len, ids: vec![], segments: vec![], masked: vec![], ..batch.clone() };
+    let mut free = 0;
+    for sample in 0..batch.samples() {
+        let len = batch.lengths[sample] as usize;
+        if free + len > packed.rows * seq_len {
+            free = packed.rows * seq_len;
+            packed.rows += 1;
+        }
+        let (ids, segments) = batch.sample(sample);
+        packed.ids.resize(free, 0);
+        packed.segments.resize(free, 0);
+        packed.ids.extend(ids);
+        packed.segments.extend(segments);
+        packed.starts.push(free as u32);
+        let moved = batch.masked[batch.predicted(sample)]
+            .iter()
+            .map(|&flat| flat as usize - batch.start(sample) + free);
+        packed.masked.extend(moved.map(|flat| flat as u32));
+        free += len;
+    }
+    packed.ids.resize(packed.rows * seq_len, 0);
+    packed.segments.resize(packed.rows * seq_len, 0);
+    packed
 }
 
 /// The rows `range` of a batch, as a batch of their own.

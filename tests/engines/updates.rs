@@ -5,7 +5,7 @@ use bertstream::model::{Engine, Layout, Optimizer, OptimizerKind, State, Update}
 use bertstream::sample::PairLabel;
 
 use crate::common::{engines, whole_step};
-use crate::{batch, bits, fresh, tiny};
+use crate::{batch, bits, both, fresh, tiny};
 
 /// One step over one batch.
 fn step(engine: &mut dyn Engine, batch: &bertstream::collate::HostBatch, update: &Update) {
@@ -176,9 +176,9 @@ fn a_state_of_another_shape_is_refused() {
 
 #[test]
 fn one_batch_can_be_overfitted() {
-    let config = tiny(0.0);
-    let batch = batch(&config, 9, &[9, 4, 7, 6]);
-    for (name, mut engine) in fresh(&config) {
+    let [reference, bert] = both(0.0);
+    let batch = batch(&reference, 9, &[9, 4, 7, 6]);
+    for (name, mut engine) in fresh(&reference).into_iter().chain(fresh(&bert)) {
         let before = engine.evaluate(&batch).unwrap();
         assert!(before.mlm_loss() > 1.0 && before.nsp_loss() > 0.1, "{name}: {before:?}");
         (1..=100).for_each(|n| step(&mut *engine, &batch, &Update { step: n, lr: 0.02, clip: Some(1.0) }));

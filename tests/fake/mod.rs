@@ -49,6 +49,7 @@ pub fn config(accumulate: usize) -> RunConfig {
             dropout: 0.1,
             init: Init::Bert,
         },
+        init_from: None,
         optimizer: Optimizer::default(),
         schedule: Schedule { kind: ScheduleKind::Linear, lr: 1e-2, warmup: 2, hidden: 4 },
         accumulate,
@@ -161,6 +162,10 @@ impl Engine for FakeEngine {
 
     fn update(&mut self, update: &Update) -> Result<Updated> {
         Ok(self.optimizer.update(&self.layout, &mut self.state, &mut self.gradients, update))
+    }
+
+    fn encode(&mut self, batch: &HostBatch) -> Result<Vec<f32>> {
+        Ok(vec![self.state.weights[10]; batch.rows * batch.seq_len])
     }
 
     fn evaluate(&mut self, batch: &HostBatch) -> Result<Outcome> {

@@ -44,6 +44,7 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
             init: if reference { Init::Torch } else { Init::default() },
             max_positions: published_positions(),
         },
+        init_from: None,
         optimizer: Optimizer {
             kind: if reference { OptimizerKind::Adam } else { OptimizerKind::Adamw },
             ..Optimizer::default()
@@ -119,6 +120,7 @@ impl Args {
                 }),
                 max_positions,
             },
+            init_from: base.init_from,
             optimizer: Optimizer {
                 kind: training.optimizer.unwrap_or(base.optimizer.kind),
                 beta1: training.adam_beta1.unwrap_or(base.optimizer.beta1),
@@ -206,7 +208,7 @@ fn moved(given: &[SourceArg], base: Option<&Sources>) -> Result<Sources> {
 /// Refuses what cannot be trained, before anything is written.
 pub fn check(config: &RunConfig) -> Result<()> {
     config.model.check()?;
-    crate::train::engine::check(config.engine, config.device, config.model.arch)?;
+    crate::train::engine::check(config.engine, config.device)?;
     let Optimizer { beta1, beta2, epsilon, weight_decay, .. } = config.optimizer;
     let at_least = |flag: &str, value: f64, wanted: &str, fine: bool| match fine && value.is_finite() {
         true => Ok(()),

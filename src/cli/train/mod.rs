@@ -24,6 +24,7 @@ use crate::{Error, Result};
 
 mod configure;
 mod flags;
+mod init;
 mod stop;
 mod summary;
 mod terminal;
@@ -48,7 +49,7 @@ pub struct Args {
           aliases = ["test_dataset", "test-dataset"])]
     test: Vec<SourceArg>,
     /// Vocabulary made by `bertstream vocab`.
-    #[arg(short = 'v', long, value_name = "FILE", required_unless_present = "resume",
+    #[arg(short = 'v', long, value_name = "FILE", required_unless_present_any = ["resume", "init"],
           aliases = ["vocab_path", "vocab-path"])]
     vocab: Option<PathBuf>,
     /// Directory of the run, which is made.
@@ -60,6 +61,10 @@ pub struct Args {
     /// --epochs, which lay out the schedule anew.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "preset"])]
     resume: Option<PathBuf>,
+    /// Start from the weights of a BERT in this directory, as transformers' `save_pretrained` wrote it
+    /// (safetensors). The model's shape is the checkpoint's; its vocabulary is, unless --vocab names another.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["resume", "initializer"])]
+    init: Option<PathBuf>,
     /// Defaults of all other flags [default: default].
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
@@ -145,13 +150,13 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn start(args: &Args) -> Result<()> {
-    let (Some(vocab), Some(output)) = (&args.vocab, &args.output) else {
-        return Err(Error::usage("a new run needs --vocab and --output"));
-    };
+    let Some(output) = &args.output else { return Err(Error::usage("a new run needs --output")) };
+    let vocab = init::vocabulary(args)?;
     let (corpus, test) = args.corpora(None)?;
-    let opened = Opened::open(vocab::load(vocab)?, &corpus, test.as_ref())?;
-    let data = opened.data(vocab.clone());
+    let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref())?;
+    let data = opened.data(vocab);
     let base = defaults(args.preset.unwrap_or_default(), data, &*opened.tokenizer);
+    let base = init::over(args, base, &*opened.tokenizer)?;
     let base = opened.settle(args.stages_over(base));
     let survey = opened.survey(&base)?;
     let config = args.over(base, survey.epoch, false)?;
@@ -268,7 +273,7 @@ pub fn execute(
     let weights = match &from {
         // Replaced as a whole below.
         Some(_) => vec![0.0; layout.len()],
-        None => layout.initial_weights(config.sample.seed),
+        None => init::weights(config, &*opened.tokenizer)?,
     };
     let plan = opened.plan(config, config.runtime.workers);
     let progress = from.as_ref().map(|c| c.manifest.progress.clone()).unwrap_or_default();

@@ -130,40 +130,28 @@ impl FusedEngine {
     /// Those of [`Engine::evaluate`].
     pub fn hidden_states(&mut self, batch: &HostBatch) -> Result<Vec<Vec<f32>>> {
         let used = self.forward(batch, 0, Dropouts::OFF)?;
-        let (h, layers) = (self.config.hidden, self.config.layers);
-        let mut states = vec![vec![0.0; batch.rows * batch.seq_len * h]; layers + 1];
+        Ok((0..=self.config.layers).map(|layer| self.state_of(batch, used, layer)).collect())
+    }
+
+    /// After [`Self::forward`]: the input of block `layer`, behind the last block its output, as
+    /// `(rows, seq_len, hidden)` with zeros at padded positions.
+    fn state_of(&self, batch: &HostBatch, used: usize, layer: usize) -> Vec<f32> {
+        let h = self.config.hidden;
+        let mut state = vec![0.0; batch.rows * batch.seq_len * h];
         for (sample, place) in sample_places(&self.chunks[..used]).iter().enumerate() {
             let values = batch.lengths[sample] as usize * h;
-            for (layer, state) in states.iter_mut().enumerate() {
-                let source = &self.chunks[place.chunk].state(layer)[place.token * h..][..values];
-                state[batch.start(sample) * h..][..values].copy_from_slice(source);
-            }
+            let source = &self.chunks[place.chunk].state(layer)[place.token * h..][..values];
+            state[batch.start(sample) * h..][..values].copy_from_slice(source);
         }
-        Ok(states)
+        state
     }
 
     /// Forward through embeddings and blocks: the number of chunks in use.
     fn forward(&mut self, batch: &HostBatch, first_row: usize, dropouts: Dropouts) -> Result<usize> {
-        super::batch::check(batch, self.config.vocab_size)?;
+        super::batch::check(batch, &self.config)?;
         let longest = batch.lengths.iter().map(|&n| n as usize).max().unwrap_or(0);
-        let in_a_segment = |sample: usize| batch.sample(sample).1.iter().all(|&s| s > 0);
-        match self.config.arch {
-            Arch::Bert if !(0..batch.samples()).all(in_a_segment) => {
-                return Err(Error::data(
-                    "batch: a token of no segment, for which --arch bert has no embedding",
-                ));
-            }
-            Arch::Reference if self.sinusoids.len() < longest * self.config.hidden => {
-                self.sinusoids = super::sinusoids(longest, self.config.hidden);
-            }
-            Arch::Bert if longest > self.config.max_positions => {
-                return Err(Error::data(format!(
-                    "batch: a sample of {longest} tokens, but the model has learned positions for {} only: cut \
-                     samples with --seq-len",
-                    self.config.max_positions
-                )));
-            }
-            Arch::Reference | Arch::Bert => {}
+        if self.config.arch == Arch::Reference && self.sinusoids.len() < longest * self.config.hidden {
+            self.sinusoids = super::sinusoids(longest, self.config.hidden);
         }
         let ranges = chunk::split(&batch.lengths);
         if self.chunks.len() < ranges.len() {
@@ -346,6 +334,11 @@ impl Engine for FusedEngine {
         let mut predictions = Predictions::default();
         self.infer(batch, Some(&mut predictions))?;
         Ok(predictions)
+    }
+
+    fn encode(&mut self, batch: &HostBatch) -> Result<Vec<f32>> {
+        let used = self.forward(batch, 0, Dropouts::OFF)?;
+        Ok(self.state_of(batch, used, self.config.layers))
     }
 
     fn gradients(&self) -> Result<Vec<f32>> {

@@ -1,23 +1,20 @@
-//! The reference's forward pass, one candle operation after the other.
+//! The forward pass, one candle operation after the other: what both architectures share.
 //!
-//! Takes a batch and the weights as tensors, gives the residual stream and the heads' log-probabilities.
-//! Everything here has a backward in candle: its stock layer norm, `softmax_last_dim` and dropout do not
-//! (gradients below them vanish without an error), so norm and dropout are composed of smaller operations,
-//! and the softmax is the one that candle composes itself. Knows
-//! nothing of losses, gradients or the host's columns.
+//! Takes a batch and the weights as tensors, gives the residual stream and the heads' log-probabilities; the
+//! architectures' own parts are in `reference` and `bert`. Everything here has a backward in candle: its stock layer
+//! norm, `softmax_last_dim` and dropout do not (gradients below them vanish without an error), so norm and dropout
+//! are composed of smaller operations, and the softmax is the one that candle composes itself. Knows nothing of
+//! losses, gradients or the host's columns.
 
 use candle_core::{D, Device, Result, Tensor};
-use candle_nn::ops::{log_softmax, softmax};
+use candle_nn::ops::softmax;
 use rayon::prelude::*;
 
 use crate::collate::HostBatch;
-use crate::model::{DropoutSite, Layout, ModelConfig, Pass, dropout_coordinate, sinusoids};
+use crate::model::{Arch, DropoutSite, Layout, ModelConfig, Pass, dropout_coordinate};
 use crate::rng::dropout;
 
-/// Added to the standard deviation of a layer norm, not to the variance: as the reference does.
-const NORM_EPSILON: f64 = 1e-6;
-
-/// Added to the scores of padded keys, whose probabilities it turns into exact zeros.
+/// Added to the scores of keys that a query must not see, whose probabilities it turns into exact zeros.
 const MASKED_SCORE: f32 = -1e9;
 
 /// The parameters as tensors, found by their names.
@@ -28,7 +25,7 @@ pub(super) struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    fn get(&self, name: &str) -> Result<&Tensor> {
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
         let place = self.layout.parameters().iter().position(|p| p.name == name);
         place
             .map(|i| &self.tensors[i])
@@ -46,122 +43,137 @@ pub(super) struct Forward<'a> {
     pub device: &'a Device,
 }
 
+/// Names of the projections of an attention layer.
+pub(super) struct Projections {
+    /// Query, key and value.
+    pub inputs: [String; 3],
+    pub output: String,
+}
+
 impl Forward<'_> {
     /// The residual stream after the last block, `(rows * seq_len, hidden)`.
     pub fn encode(&self) -> Result<Tensor> {
-        let padding = self.padding()?;
-        (0..self.config.layers).try_fold(self.embedding()?, |x, layer| self.block(layer, &x, &padding))
+        let unseen = self.unseen()?;
+        (0..self.config.layers).try_fold(self.embedding()?, |x, layer| self.block(layer, &x, &unseen))
     }
 
     /// The residual stream after the embedding and after each block, each `(rows * seq_len, hidden)`.
     pub fn hidden_states(&self) -> Result<Vec<Tensor>> {
-        let padding = self.padding()?;
+        let unseen = self.unseen()?;
         let mut states = vec![self.embedding()?];
         for layer in 0..self.config.layers {
-            states.push(self.block(layer, &states[layer], &padding)?);
+            states.push(self.block(layer, &states[layer], &unseen)?);
         }
         Ok(states)
     }
 
     /// Log-probabilities of the masked positions, `(masked, vocab_size)`; `None` where there are none.
-    /// The reference computes its vocabulary head at every position and ignores the others: the losses
+    /// The published models compute their vocabulary head at every position and ignore the others: the losses
     /// and gradients are the same.
     pub fn mlm(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
         if self.batch.masked.is_empty() {
             return Ok(None);
         }
-        let masked = Tensor::from_slice(&self.batch.masked, self.batch.masked.len(), self.device)?;
-        let logits = self.linear("mask_lm.linear", &hidden.index_select(&masked, 0)?)?;
-        log_softmax(&logits, D::Minus1).map(Some)
-    }
-
-    /// Log-probabilities of the pair labels, `(rows, 2)`, from each row's first position as it stands:
-    /// the reference has no pooling layer.
-    pub fn nsp(&self, hidden: &Tensor) -> Result<Tensor> {
-        let firsts: Vec<u32> = (0..self.batch.rows).map(|row| (row * self.batch.seq_len) as u32).collect();
-        let firsts = Tensor::from_vec(firsts, self.batch.rows, self.device)?;
-        log_softmax(&self.linear("next_sentence.linear", &hidden.index_select(&firsts, 0)?)?, D::Minus1)
-    }
-
-    /// Token, position and segment embeddings, added.
-    fn embedding(&self) -> Result<Tensor> {
-        let (rows, seq_len, hidden) = (self.batch.rows, self.batch.seq_len, self.config.hidden);
-        let tokens = rows * seq_len;
-        let ids = Tensor::from_slice(&self.batch.ids, tokens, self.device)?;
-        let segments: Vec<u32> = self.batch.segments.iter().map(|&segment| u32::from(segment)).collect();
-        let segments = Tensor::from_vec(segments, tokens, self.device)?;
-        let positions = Tensor::from_vec(sinusoids(seq_len, hidden), (seq_len, hidden), self.device)?;
-
-        let token = self.weights.get("bert.embedding.token.weight")?.index_select(&ids, 0)?;
-        let segment = self.weights.get("bert.embedding.segment.weight")?.index_select(&segments, 0)?;
-        let x = (token + segment)?.reshape((rows, seq_len, hidden))?.broadcast_add(&positions)?;
-        self.drop(x.reshape((tokens, hidden))?, DropoutSite::Embedding)
-    }
-
-    /// What is added to the scores: 0 for real keys, [`MASKED_SCORE`] for padded ones; `(rows, 1, 1, seq)`.
-    fn padding(&self) -> Result<Tensor> {
-        let (rows, seq_len) = (self.batch.rows, self.batch.seq_len);
-        let mut scores = vec![0.0; rows * seq_len];
-        for (row, &length) in scores.chunks_mut(seq_len).zip(&self.batch.lengths) {
-            row[length as usize..].fill(MASKED_SCORE);
+        let masked = self.indices(self.batch.masked.clone())?;
+        let hidden = hidden.index_select(&masked, 0)?;
+        match self.config.arch {
+            Arch::Reference => self.reference_mlm(&hidden).map(Some),
+            Arch::Bert => self.bert_mlm(&hidden).map(Some),
         }
-        Tensor::from_vec(scores, (rows, 1, 1, seq_len), self.device)
     }
 
-    /// A pre-norm block, with the reference's dropout on the residual stream at its end.
-    fn block(&self, layer: usize, x: &Tensor, padding: &Tensor) -> Result<Tensor> {
-        let name = format!("bert.transformer_blocks.{layer}");
-        let normed = self.norm(&format!("{name}.input_sublayer.norm"), x)?;
-        let attended = self.attention(layer, &format!("{name}.attention"), &normed, padding)?;
-        let x = (x + self.drop(attended, DropoutSite::AttentionOutput(layer))?)?;
-
-        let normed = self.norm(&format!("{name}.output_sublayer.norm"), &x)?;
-        let fed = self.feed_forward(layer, &format!("{name}.feed_forward"), &normed)?;
-        let x = (x + self.drop(fed, DropoutSite::FeedForwardOutput(layer))?)?;
-        self.drop(x, DropoutSite::Block(layer))
+    /// Log-probabilities of the pair labels, `(samples, 2)`, from each sample's first position.
+    pub fn nsp(&self, hidden: &Tensor) -> Result<Tensor> {
+        let firsts = (0..self.batch.samples()).map(|sample| self.batch.start(sample) as u32).collect();
+        let firsts = hidden.index_select(&self.indices(firsts)?, 0)?;
+        match self.config.arch {
+            Arch::Reference => self.reference_nsp(&firsts),
+            Arch::Bert => self.bert_nsp(&firsts),
+        }
     }
 
-    /// Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2).
-    fn attention(&self, layer: usize, name: &str, x: &Tensor, padding: &Tensor) -> Result<Tensor> {
+    fn embedding(&self) -> Result<Tensor> {
+        match self.config.arch {
+            Arch::Reference => self.reference_embedding(),
+            Arch::Bert => self.bert_embedding(),
+        }
+    }
+
+    fn block(&self, layer: usize, x: &Tensor, unseen: &Tensor) -> Result<Tensor> {
+        match self.config.arch {
+            Arch::Reference => self.reference_block(layer, x, unseen),
+            Arch::Bert => self.bert_block(layer, x, unseen),
+        }
+    }
+
+    /// Rows to select by.
+    pub(super) fn indices(&self, rows: Vec<u32>) -> Result<Tensor> {
+        let count = rows.len();
+        Tensor::from_vec(rows, count, self.device)
+    }
+
+    /// Each token's position in its sample; 0 at padded positions.
+    pub(super) fn positions(&self) -> Vec<u32> {
+        let mut positions = vec![0; self.batch.rows * self.batch.seq_len];
+        for sample in 0..self.batch.samples() {
+            for (position, cell) in (0..).zip(self.batch.span(sample)) {
+                positions[cell] = position;
+            }
+        }
+        positions
+    }
+
+    /// What is added to the scores: 0 where the key belongs to the query's sample, [`MASKED_SCORE`] elsewhere.
+    /// `(rows, 1, 1, seq)` where each row holds one sample, whose padding need not be told apart as a query;
+    /// `(rows, 1, seq, seq)` where rows are packed.
+    fn unseen(&self) -> Result<Tensor> {
+        let (rows, seq_len) = (self.batch.rows, self.batch.seq_len);
+        let queries = if self.batch.starts.is_empty() { 1 } else { seq_len };
+        let mut scores = vec![MASKED_SCORE; rows * queries * seq_len];
+        for sample in 0..self.batch.samples() {
+            let span = self.batch.span(sample);
+            let (row, columns) =
+                (span.start / seq_len, span.start % seq_len..span.start % seq_len + span.len());
+            let own = if queries == 1 { 0..1 } else { columns.clone() };
+            for query in own {
+                scores[(row * queries + query) * seq_len..][..seq_len][columns.clone()].fill(0.0);
+            }
+        }
+        Tensor::from_vec(scores, (rows, 1, queries, seq_len), self.device)
+    }
+
+    /// Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2), with its output's projection.
+    pub(super) fn attention(
+        &self,
+        layer: usize,
+        names: &Projections,
+        x: &Tensor,
+        unseen: &Tensor,
+    ) -> Result<Tensor> {
         let (rows, seq_len, heads) = (self.batch.rows, self.batch.seq_len, self.config.heads);
         let (hidden, width) = (self.config.hidden, self.config.head_dim());
         let project = |part: usize| {
-            let projected = self.linear(&format!("{name}.linear_layers.{part}"), x)?;
+            let projected = self.linear(&names.inputs[part], x)?;
             projected.reshape((rows, seq_len, heads, width))?.transpose(1, 2)?.contiguous()
         };
         let (query, key, value) = (project(0)?, project(1)?, project(2)?); // (rows, heads, seq, width)
 
         let scores = (query.matmul(&key.t()?)? / (width as f64).sqrt())?; // (rows, heads, seq, seq)
-        let probabilities = softmax(&scores.broadcast_add(padding)?, D::Minus1)?;
+        let probabilities = softmax(&scores.broadcast_add(unseen)?, D::Minus1)?;
         let probabilities = self.drop(probabilities, DropoutSite::Attention(layer))?;
         let mixed = probabilities.matmul(&value)?.transpose(1, 2)?; // (rows, seq, heads, width)
-        self.linear(&format!("{name}.output_linear"), &mixed.reshape((rows * seq_len, hidden))?)
-    }
-
-    fn feed_forward(&self, layer: usize, name: &str, x: &Tensor) -> Result<Tensor> {
-        let activations = gelu(&self.linear(&format!("{name}.w_1"), x)?)?;
-        self.linear(&format!("{name}.w_2"), &self.drop(activations, DropoutSite::FeedForward(layer))?)
+        self.linear(&names.output, &mixed.reshape((rows * seq_len, hidden))?)
     }
 
     /// `x W^T + b` with `W` as `(outputs, inputs)`.
-    fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
         let weight = self.weights.get(&format!("{name}.weight"))?;
         let bias = self.weights.get(&format!("{name}.bias"))?;
         x.matmul(&weight.t()?)?.broadcast_add(bias)
     }
 
-    /// Layer norm with the unbiased standard deviation, epsilon added to it.
-    fn norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let squares = centred.sqr()?.sum_keepdim(D::Minus1)?;
-        let deviation = root((squares / (self.config.hidden - 1) as f64)?)?;
-        let (gain, shift) =
-            (self.weights.get(&format!("{name}.a_2"))?, self.weights.get(&format!("{name}.b_2"))?);
-        centred.broadcast_div(&(deviation + NORM_EPSILON)?)?.broadcast_mul(gain)?.broadcast_add(shift)
-    }
-
     /// `x` with the site's mask of this step; as it is where dropout is off.
-    fn drop(&self, x: Tensor, site: DropoutSite) -> Result<Tensor> {
+    pub(super) fn drop(&self, x: Tensor, site: DropoutSite) -> Result<Tensor> {
         let Some(dropout) = &self.dropout else { return Ok(x) };
         let heads = if matches!(site, DropoutSite::Attention(_)) { self.config.heads } else { 1 };
         let multipliers = dropout.multipliers(site, self.batch, heads, x.dim(D::Minus1)?);
@@ -191,53 +203,30 @@ impl Dropout {
     }
 
     /// What a site's elements are multiplied by, `(rows, heads, seq_len, width)`: 0 where dropped, the
-    /// scale where kept, 1 at padded positions, which have no masks.
+    /// scale where kept, 1 at padded positions, which have no masks. A sample's masks are the same wherever in a
+    /// row it lies; attention's keys are counted from its first token.
     fn multipliers(&self, site: DropoutSite, batch: &HostBatch, heads: usize, width: usize) -> Vec<f32> {
         let key = dropout::site(self.seed, self.step, site.number());
-        let mut multipliers = vec![1.0; batch.rows * heads * batch.seq_len * width];
-        multipliers.par_chunks_mut(batch.seq_len * width).enumerate().for_each(|(i, head_of_row)| {
+        let seq_len = batch.seq_len;
+        let mut multipliers = vec![1.0; batch.rows * heads * seq_len * width];
+        let of_row = |row: usize| (0..batch.samples()).filter(move |&i| batch.start(i) / seq_len == row);
+        multipliers.par_chunks_mut(seq_len * width).enumerate().for_each(|(i, head_of_row)| {
             let (row, head) = (i / heads, i % heads);
-            let positions = head_of_row.chunks_mut(width).take(batch.lengths[row] as usize);
-            for (position, elements) in positions.enumerate() {
-                let key = dropout::row(key, dropout_coordinate(self.first_row + row, position, head));
-                for (j, element) in elements.iter_mut().enumerate() {
-                    *element = if dropout::keeps(key, j, self.threshold) { self.scale } else { 0.0 };
+            for sample in of_row(row) {
+                let (from, len) = (batch.start(sample) % seq_len, batch.lengths[sample] as usize);
+                let elements_of = match site {
+                    DropoutSite::Attention(_) => from..from + len,
+                    _ => 0..width,
+                };
+                for (position, elements) in head_of_row.chunks_mut(width).skip(from).take(len).enumerate() {
+                    let coordinate = dropout_coordinate(self.first_row + sample, position, head);
+                    let key = dropout::row(key, coordinate);
+                    for (j, element) in elements[elements_of.clone()].iter_mut().enumerate() {
+                        *element = if dropout::keeps(key, j, self.threshold) { self.scale } else { 0.0 };
+                    }
                 }
             }
         });
         multipliers
-    }
-}
-
-/// GELU by the hyperbolic tangent (Hendrycks & Gimpel 2016), as the reference has it. Composed: the
-/// backward of candle's own rounds its constants to six digits.
-fn gelu(x: &Tensor) -> Result<Tensor> {
-    let inner = (x + ((x.sqr()? * x)? * 0.044715)?)?;
-    let tanh = (inner * (2.0 / std::f64::consts::PI).sqrt())?.tanh()?;
-    (x * 0.5)? * (tanh + 1.0)?
-}
-
-/// The square root, with gradient 0 at 0: what PyTorch's `std` does for a constant row, where the
-/// derivative has no limit and plain arithmetic gives NaN.
-fn root(x: Tensor) -> Result<Tensor> {
-    let zeros = x.zeros_like()?;
-    let flat = x.eq(&zeros)?;
-    let roots = (x + flat.to_dtype(zeros.dtype())?)?.sqrt()?;
-    flat.where_cond(&zeros, &roots)
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Var;
-
-    use super::*;
-
-    #[test]
-    fn the_root_has_gradient_zero_at_zero() {
-        let x = Var::new(&[0f32, 4.0], &Device::Cpu).unwrap();
-        let y = root(x.as_tensor().clone()).unwrap();
-        assert_eq!(y.to_vec1::<f32>().unwrap(), [0.0, 2.0]);
-        let gradient = y.backward().unwrap().remove(&x).unwrap();
-        assert_eq!(gradient.to_vec1::<f32>().unwrap(), [0.0, 0.25]);
     }
 }

@@ -1,7 +1,7 @@
 //! The model as a plain composition of candle operations, with candle's own backward.
 //!
-//! Takes [`HostBatch`]es, gives losses and gradients. This is the readable engine: `forward` states the
-//! reference's arithmetic line by line, and nothing is written by hand for speed. It is the oracle that
+//! Takes [`HostBatch`]es, gives losses and gradients. This is the readable engine: `forward`, `reference`
+//! and `bert` state the arithmetic line by line, and nothing is written by hand for speed. It is the oracle that
 //! other engines are compared with, and the way to any device that candle knows. Weights live on the
 //! device, one variable per named parameter; gradients and moments are flat columns on the host, where
 //! [`Optimizer`] works on them. Knows nothing of how batches come about or when steps are taken.
@@ -10,14 +10,16 @@ use candle_core::{Device, Tensor, Var};
 
 use self::forward::{Dropout, Forward, Weights};
 use super::{
-    Arch, Engine, Layout, ModelConfig, Optimizer, Outcome, Parameter, Pass, Predictions, State, Update,
-    Updated, batch,
+    Engine, Layout, ModelConfig, Optimizer, Outcome, Parameter, Pass, Predictions, State, Update, Updated,
+    batch,
 };
 use crate::collate::HostBatch;
 use crate::sample::PairLabel;
 use crate::{Error, Result};
 
+mod bert;
 mod forward;
+mod reference;
 
 /// The engine.
 pub struct GraphEngine {
@@ -44,9 +46,6 @@ impl GraphEngine {
         device: Device,
     ) -> Result<Self> {
         config.check()?;
-        if config.arch != Arch::Reference {
-            return Err(Error::usage("--engine graph knows --arch reference only: use --engine fused"));
-        }
         let layout = Layout::new(config);
         let zeros = vec![0.0; layout.len()];
         let state = State { weights, first: zeros.clone(), second: zeros.clone() };
@@ -64,7 +63,7 @@ impl GraphEngine {
     /// # Errors
     /// Those of [`Engine::evaluate`].
     pub fn hidden_states(&self, batch: &HostBatch) -> Result<Vec<Vec<f32>>> {
-        batch::check(batch, self.config.vocab_size)?;
+        batch::check(batch, &self.config)?;
         let states = self.without_gradients(batch).hidden_states();
         states
             .and_then(|states| states.iter().map(|x| x.flatten_all()?.to_vec1()).collect())
@@ -122,7 +121,7 @@ impl Engine for GraphEngine {
     }
 
     fn accumulate(&mut self, batch: &HostBatch, pass: &Pass) -> Result<Outcome> {
-        batch::check(batch, self.config.vocab_size)?;
+        batch::check(batch, &self.config)?;
         let dropout = (self.config.dropout > 0.0).then(|| Dropout::new(self.config.dropout, pass));
         let tensors = self.variables.iter().map(|v| v.as_tensor().clone()).collect();
         let forward = self.forward(batch, tensors, dropout);
@@ -144,13 +143,13 @@ impl Engine for GraphEngine {
     }
 
     fn evaluate(&mut self, batch: &HostBatch) -> Result<Outcome> {
-        batch::check(batch, self.config.vocab_size)?;
+        batch::check(batch, &self.config)?;
         let scored = Scored::of(&self.without_gradients(batch));
         Ok(scored.map_err(|error| failed("forward pass", error))?.outcome)
     }
 
     fn predict(&mut self, batch: &HostBatch) -> Result<Predictions> {
-        batch::check(batch, self.config.vocab_size)?;
+        batch::check(batch, &self.config)?;
         let forward = self.without_gradients(batch);
         let predict = || -> candle_core::Result<Predictions> {
             let hidden = forward.encode()?;
@@ -161,6 +160,14 @@ impl Engine for GraphEngine {
             Ok(Predictions { mlm, nsp: forward.nsp(&hidden)?.flatten_all()?.to_vec1()? })
         };
         predict().map_err(|error| failed("forward pass", error))
+    }
+
+    fn encode(&mut self, batch: &HostBatch) -> Result<Vec<f32>> {
+        batch::check(batch, &self.config)?;
+        let hidden = self.without_gradients(batch).encode();
+        hidden
+            .and_then(|hidden| hidden.flatten_all()?.to_vec1())
+            .map_err(|error| failed("forward pass", error))
     }
 
     fn gradients(&self) -> Result<Vec<f32>> {
@@ -247,7 +254,7 @@ fn correct(log_probabilities: &Tensor, labels: &[u32]) -> candle_core::Result<u6
     Ok(best.iter().zip(labels).filter(|(best, label)| best == label).count() as u64)
 }
 
-/// Rows that carry a pair label, and their labels: 1 = is next.
+/// Samples that carry a pair label, and their labels: 1 = is next.
 fn labelled_pairs(batch: &HostBatch) -> (Vec<u32>, Vec<u32>) {
     (0..).zip(&batch.pairs).filter(|(_, pair)| **pair != PairLabel::None).map(|(r, p)| (r, *p as u32)).unzip()
 }
