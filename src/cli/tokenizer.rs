@@ -270,9 +270,6 @@ mod tests {
     fn a_text_is_shown_with_its_ids() {
         let words = vocab::WordVocab::from_texts(["a b a"], None, 1);
         assert_eq!(encoded(&words, "b a x", false), "b/6 a/5 <unk>/1");
-        assert_eq!(
-            encoded(&words, "b", true),
-            r#"{"begins":[true],"ids":[6],"tokens":["b"]}"#
-        );
+        assert_eq!(encoded(&words, "b", true), r#"{"begins":[true],"ids":[6],"tokens":["b"]}"#);
     }
 }

@@ -156,8 +156,7 @@ pub fn each_word(
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err(Error::reading(path, io::ErrorKind::IsADirectory.into()));
     }
-    each_word_from(file, config, progress, each)
-        .map_err(|e| e.context(format!("corpus {}", path.display())))
+    each_word_from(file, config, progress, each).map_err(|e| e.context(format!("corpus {}", path.display())))
 }
 
 /// [`each_word`] for any stream of text.

@@ -89,8 +89,8 @@ pub(super) fn check(json: &[u8]) -> Result<Checked> {
     if json.len() as u64 > MAX_BYTES {
         return Err(Error::data(format!("larger than {MAX_BYTES} bytes")));
     }
-    let mut file: Value = serde_json::from_slice(json)
-        .map_err(|error| Error::data("not a tokenizer.json").caused_by(error))?;
+    let mut file: Value =
+        serde_json::from_slice(json).map_err(|error| Error::data("not a tokenizer.json").caused_by(error))?;
     for (place, list, names) in PARTS {
         check_part(&file[place], place, list, names)?;
     }

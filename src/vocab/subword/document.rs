@@ -168,11 +168,9 @@ pub(super) fn trained(algorithm: Algorithm, cased: bool, model: Model<'_>) -> Ve
         true => json!({ "type": form }),
         false => json!({ "type": "Sequence", "normalizers": [{ "type": form }, { "type": "Lowercase" }] }),
     };
-    let metaspace =
-        || json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true });
-    let byte_level = || {
-        json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true })
-    };
+    let metaspace = || json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true });
+    let byte_level =
+        || json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
     let (normalizer, pre_tokenizer, decoder) = match algorithm {
         Algorithm::Wordpiece => (
             bert_normalizer(&BertOptions { lower_case: !cased, strip_accents: None, chinese: true }),
@@ -205,9 +203,7 @@ pub(super) fn trained(algorithm: Algorithm, cased: bool, model: Model<'_>) -> Ve
 /// special token, `<mask>`, is that token there, as everywhere in that library, and an unknown word here.
 pub fn word_level(kind: Kind, tokens: &[String]) -> Vec<u8> {
     // Python's `str.split()` cuts at four separators that Unicode's White_Space lacks.
-    let cut = |pattern: &str, behavior: &str| {
-        json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": behavior, "invert": false })
-    };
+    let cut = |pattern: &str, behavior: &str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": behavior, "invert": false });
     let white_space = cut(r"[\s\x{1c}-\x{1f}]+", "Removed");
     let (pre_tokenizer, decoder) = match kind {
         Kind::Word => (white_space, Value::Null),
@@ -241,7 +237,8 @@ pub fn word_level(kind: Kind, tokens: &[String]) -> Vec<u8> {
 /// [`crate::ErrorKind::Data`] naming the line of a token that is empty or comes twice, or the role that no
 /// token has.
 pub fn from_vocab_txt(text: &[u8], beside: &Beside) -> Result<Vec<u8>> {
-    let text = std::str::from_utf8(text).map_err(|error| Error::data("not text in UTF-8").caused_by(error))?;
+    let text =
+        std::str::from_utf8(text).map_err(|error| Error::data("not text in UTF-8").caused_by(error))?;
     // The library cuts white space off as well, and so does the file of a BERT from elsewhere.
     let tokens: Vec<String> = text.lines().map(|line| line.trim_end().to_owned()).collect();
     let mut seen = std::collections::HashMap::with_capacity(tokens.len());
@@ -276,7 +273,9 @@ pub fn from_vocab_txt(text: &[u8], beside: &Beside) -> Result<Vec<u8>> {
         let bracketed = |token: &str| token.starts_with('[') || token.starts_with('<');
         let cased = tokens.iter().find(|t| !bracketed(t) && t.chars().any(char::is_uppercase));
         match cased {
-            Some(token) => tracing::info!("a cased vocabulary, since it holds {token:?}: text keeps its case"),
+            Some(token) => {
+                tracing::info!("a cased vocabulary, since it holds {token:?}: text keeps its case")
+            }
             None => tracing::info!("no token has an upper-case letter: text is lower-cased"),
         }
         cased.is_none()

@@ -52,7 +52,8 @@ pub(super) fn learn(
     let mut spelled: Vec<Vec<u32>> = words
         .iter()
         .map(|(word, _)| {
-            let mut id = |(at, c): (usize, char)| ids[&if at == 0 { c.to_string() } else { format!("{mark}{c}") }];
+            let mut id =
+                |(at, c): (usize, char)| ids[&if at == 0 { c.to_string() } else { format!("{mark}{c}") }];
             word.chars().enumerate().map(&mut id).collect()
         })
         .collect();
@@ -151,7 +152,8 @@ mod tests {
         let mut spelled: Vec<Vec<String>> = words
             .iter()
             .map(|(word, _)| {
-                let letter = |(i, c): (usize, char)| if i == 0 { c.to_string() } else { format!("{mark}{c}") };
+                let letter =
+                    |(i, c): (usize, char)| if i == 0 { c.to_string() } else { format!("{mark}{c}") };
                 word.chars().enumerate().map(letter).collect()
             })
             .collect();

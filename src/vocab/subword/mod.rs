@@ -122,7 +122,8 @@ impl SubwordTokenizer {
                 return Err(Error::data(format!("{} and {} are the same token", b.key(), a.key())));
             }
         }
-        let special: Vec<u32> = checked.special.iter().filter_map(|token| ids.get(token.as_bytes())).collect();
+        let special: Vec<u32> =
+            checked.special.iter().filter_map(|token| ids.get(token.as_bytes())).collect();
         let ordinary = (0..tokens.len() as u32)
             .filter(|id| {
                 let role = SPELLINGS.iter().any(|(role, _)| role.of(&specials) == *id);

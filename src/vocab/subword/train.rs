@@ -9,9 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use tokenizers::AddedToken;
 use tokenizers::models::unigram::{Unigram, UnigramTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::AddedToken;
 
 use super::document::{MAX_WORD_CHARS, Model, TRAINED_SPECIALS, trained};
 use super::merges::learn;
@@ -256,7 +256,8 @@ fn cut(config: &TrainConfig, words: &[(u64, Box<str>)]) -> Result<BTreeMap<Box<s
                 Algorithm::Wordpiece => {}
                 // Text without spaces is worth learning from, in parts that take linear time.
                 Algorithm::Bpe | Algorithm::Unigram => {
-                    let starts: Vec<usize> = piece.char_indices().step_by(MAX_WORD_CHARS).map(|c| c.0).collect();
+                    let starts: Vec<usize> =
+                        piece.char_indices().step_by(MAX_WORD_CHARS).map(|c| c.0).collect();
                     let ends = starts[1..].iter().copied().chain([piece.len()]);
                     starts.iter().zip(ends).for_each(|(&start, end)| add(&piece[start..end], *count));
                 }
@@ -308,7 +309,10 @@ fn unigram(config: &TrainConfig, pieces: Vec<(Box<str>, u64)>) -> Result<Vec<(St
                 .vocab_size(config.vocab_size as u32)
                 .special_tokens(TRAINED_SPECIALS.iter().map(|&t| AddedToken::from(t, true)).collect())
                 .unk_token(Some(TRAINED_SPECIALS[1].to_owned()))
-                .seed_size((config.memory / SEED_BYTES).clamp(16 * config.vocab_size, SEEDS.max(16 * config.vocab_size)))
+                .seed_size(
+                    (config.memory / SEED_BYTES)
+                        .clamp(16 * config.vocab_size, SEEDS.max(16 * config.vocab_size)),
+                )
                 .build()?;
             trainer.do_train(sentences, &mut model)
         })
@@ -338,4 +342,55 @@ fn order_lost_characters(pieces: &mut [(String, f64)]) {
     let mut given: Vec<f64> = lost.iter().map(|piece| piece.1).collect();
     given.sort_by(f64::total_cmp);
     lost.into_iter().zip(given).for_each(|(piece, score)| piece.1 = score);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config(memory: usize) -> TrainConfig {
+        TrainConfig { algorithm: Algorithm::Bpe, vocab_size: 300, cased: false, min_freq: 1, memory }
+    }
+
+    #[test]
+    fn lost_characters_have_their_scores_in_alphabetical_order() {
+        let piece = |text: &str, score: f64| (text.to_owned(), score);
+        let steps: Vec<f64> =
+            (0..3).scan(0.0, |step, _| Some(-9.0 + std::mem::replace(step, *step + 0.0001))).collect();
+        let mut pieces = vec![
+            piece("c", steps[0]),
+            piece("ab", steps[1]),
+            piece("a", steps[2]),
+            piece("b", steps[1]),
+            piece("d", -3.0),
+        ];
+        order_lost_characters(&mut pieces);
+        let expected = [
+            piece("c", steps[2]),
+            piece("ab", steps[1]),
+            piece("a", steps[0]),
+            piece("b", steps[1]),
+            piece("d", -3.0),
+        ];
+        assert_eq!(pieces, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn the_lexicon_keeps_the_most_frequent_words_within_its_memory(
+            words in btree_map("[a-z]{4}", 1_u64..9, 1..200), memory in 0_usize..20_000,
+        ) {
+            let mut lexicon = Lexicon::new(&config(memory));
+            words.iter().for_each(|(word, count)| lexicon.offer(word, *count));
+            prop_assert_eq!(lexicon.distinct, words.len() as u64);
+            let kept = lexicon.finish();
+            let mut all: Vec<(u64, Box<str>)> = words.iter().map(|(w, n)| (*n, w.as_str().into())).collect();
+            all.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+            all.truncate(memory / (WORD_BYTES + 4 * MERGES_BYTES));
+            prop_assert_eq!(kept, all);
+        }
+    }
 }
