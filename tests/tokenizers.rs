@@ -235,15 +235,19 @@ fn a_bad_tokenizer_json_is_refused_and_the_entry_named() {
 fn a_text_that_cannot_be_encoded_is_one_unknown_token() {
     // The lookahead makes the pattern backtrack, beyond its limit for a long text and not for a short one.
     let file = wordpiece(|f| {
+        let text = f.to_string().replace("##b", "##x").replace("\"a\"", "\"x\"");
+        *f = serde_json::from_str(&text).unwrap();
         f["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": "(?=(x+x+)+y)z"},
             "behavior": "Isolated", "invert": false});
     });
     let tokenizer = tokenizer(&file);
     let (mut ids, mut begins) = (vec![9], vec![]);
+    tokenizer.encode("xxx", &mut ids);
+    assert_eq!(ids, [9, 5, 6, 6]);
     tokenizer.encode(&"x".repeat(60), &mut ids);
-    assert_eq!(ids, [9, 1]);
+    assert_eq!(ids[4..], [1]);
     tokenizer.encode_words(&"x".repeat(60), &mut ids, &mut begins);
-    assert_eq!((&ids[..], &begins[..]), (&[9, 1, 1][..], &[true][..]));
+    assert_eq!((&ids[4..], &begins[..]), (&[1, 1][..], &[true][..]));
 }
 
 #[test]
@@ -301,6 +305,9 @@ fn a_vocab_txt_is_a_bert_tokenizer() {
     check(&format!("{roles} cafe ##s !"), "Caf\u{e9}s! [MASK] x", Ok(&[5, 6, 7, 4, 1]));
     check(&format!("{roles} Cafe ##s caf\u{e9} cafe"), "cafe caf\u{e9} Cafes", Ok(&[8, 7, 5, 6]));
     check(&format!("{roles}\r a\r "), "A", Ok(&[5]));
+    // A letter without a lower-case form does not make a vocabulary cased.
+    check(&format!("{roles} a \u{1d538}"), "A\u{1d538}", Ok(&[1]));
+    check(&format!("{roles} a \u{1d538}"), "A \u{1d538}", Ok(&[5, 6]));
     check(&format!("{roles} a b a"), "", Err("line 8, \"a\", is the token of line 6 already"));
     check(&format!("{roles} a  b"), "", Err("line 7 is empty"));
     check("[PAD] [UNK] [CLS] [SEP] a", "", Err("no line has the mask_token ([MASK] or <mask>)"));

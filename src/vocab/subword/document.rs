@@ -270,8 +270,10 @@ pub fn from_vocab_txt(text: &[u8], beside: &Beside) -> Result<Vec<u8>> {
         roles[at]
     };
     let lower_case = beside.lower_case.unwrap_or_else(|| {
+        // Some letters are upper-case and have no other form: mathematical ones, for example.
+        let lowers = |c: char| c.to_lowercase().ne([c]);
         let bracketed = |token: &str| token.starts_with('[') || token.starts_with('<');
-        let cased = tokens.iter().find(|t| !bracketed(t) && t.chars().any(char::is_uppercase));
+        let cased = tokens.iter().find(|t| !bracketed(t) && t.chars().any(lowers));
         match cased {
             Some(token) => {
                 tracing::info!("a cased vocabulary, since it holds {token:?}: text keeps its case")
