@@ -46,6 +46,7 @@ pub struct DataConfig {
     pub corpus: Sources,
     /// 16 hexadecimal digits.
     pub corpus_fingerprint: String,
+    /// Documents of an epoch.
     pub documents: u64,
     /// What is evaluated on after each epoch.
     pub test: Option<Sources>,

@@ -117,7 +117,7 @@ impl Opened {
         DataConfig {
             corpus,
             corpus_fingerprint: hex(self.corpus.fingerprint()),
-            documents: self.corpus.len(),
+            documents: self.corpus.sources().iter().map(|source| source.per_epoch).sum(),
             test,
             test_fingerprint: self.test.as_ref().map(|t| hex(t.fingerprint())),
             vocab,
