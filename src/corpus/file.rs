@@ -29,7 +29,7 @@ pub struct TextFile {
     text_encoding: Encoding,
     /// Whether `bytes` begin with a byte order mark.
     marked: bool,
-    len: u64,
+    used: u64,
     /// Of the file at `path`.
     content: u64,
 }
@@ -56,7 +56,7 @@ impl TextFile {
             true => (source, index, index_file),
             false => place.copy(&source, kind, content, encoding, config.io)?,
         };
-        let len = match config.lines {
+        let used = match config.lines {
             None => index.len(),
             Some(lines) => index.within_lines(&*source.bytes, lines)?,
         };
@@ -68,14 +68,14 @@ impl TextFile {
             index_file,
             encoding,
             marked,
-            len,
+            used,
             content,
         })
     }
 
     /// How many records are used.
-    pub fn len(&self) -> u64 {
-        self.len
+    pub fn used(&self) -> u64 {
+        self.used
     }
 
     /// Size in bytes, of the UTF-8 copy where there is one.
@@ -115,8 +115,8 @@ impl TextFile {
 
     /// Record `id`, its line ends included.
     pub fn record(&self, id: u64) -> Result<Record<'_>> {
-        if id >= self.len {
-            return Err(Error::internal(format!("document {id} of a corpus of {}", self.len)));
+        if id >= self.used {
+            return Err(Error::internal(format!("document {id} of a corpus of {}", self.used)));
         }
         let window = self.index.window(id);
         let bytes = self.bytes.slice(window.range)?;
@@ -134,10 +134,10 @@ impl TextFile {
     /// Gives `see` every record in order with its number.
     pub fn scan(&self, mut see: impl FnMut(u64, Record<'_>) -> Result<()>) -> Result<()> {
         let mut id = 0;
-        while id < self.len {
+        while id < self.used {
             let window = self.index.window(id);
             let bytes = self.bytes.slice(window.range)?;
-            let stop = self.len.min(id + self.index.stride());
+            let stop = self.used.min(id + self.index.stride());
             for found in self.index.walk(&bytes).take((stop - id) as usize) {
                 let raw = &bytes[self.without_mark(id, &bytes, found.range)];
                 let line = window.line + found.line + 1;

@@ -63,7 +63,7 @@ impl TextCorpus {
         }
         let field = config.field.clone().unwrap_or_else(|| FIELD.to_owned());
         let (content, part) = match &store {
-            Store::File(file) => (file.content(), (file.len() < file.index().len()).then_some(file.len())),
+            Store::File(file) => (file.content(), (file.used() < file.index().len()).then_some(file.used())),
             Store::Directory(directory) => (directory.content(), None),
         };
         Ok(Self {
@@ -198,7 +198,7 @@ impl TextCorpus {
 impl Corpus for TextCorpus {
     fn len(&self) -> u64 {
         match &self.store {
-            Store::File(file) => file.len(),
+            Store::File(file) => file.used(),
             Store::Directory(directory) => directory.len(),
         }
     }
@@ -267,7 +267,7 @@ fn open_file(config: &CorpusConfig, encoding: Encoding) -> Result<(Format, Store
         None => format::guess(&config.path, &*source.bytes, encoding)?,
     };
     let file = TextFile::new(source, config, encoding, records(format))?;
-    match (file.index().len(), file.len()) {
+    match (file.index().len(), file.used()) {
         // Nothing but a byte order mark, in an encoding that is copied, or nothing but blank lines.
         (0, _) => Err(empty()),
         (_, 0) => Err(Error::usage("--corpus-lines: the first document begins behind these lines")),

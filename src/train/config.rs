@@ -49,6 +49,7 @@ pub struct DataConfig {
     pub corpus: Sources,
     /// 16 hexadecimal digits.
     pub corpus_fingerprint: String,
+    /// Documents of an epoch.
     pub documents: u64,
     /// What an epoch of the corpus holds.
     pub epoch: Epoch,

@@ -11,6 +11,7 @@ use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{Corpus, Sources};
 use crate::model::{Engine, Layout, ModelConfig};
 use crate::pipeline::Plan;
+use crate::sample::positions;
 use crate::train::checkpoint::{self, Checkpoint, Progress};
 use crate::train::config::hex;
 use crate::train::evaluate::{OneEpoch, evaluation_samples};
@@ -128,11 +129,12 @@ impl Opened {
     /// What of the configuration follows from what was opened; the epoch as if each document gave a sample.
     pub fn data(&self, vocab: PathBuf) -> DataConfig {
         let (corpus, test) = self.sources.clone();
+        let documents = positions(&*self.corpus);
         DataConfig {
             corpus,
             corpus_fingerprint: hex(self.corpus.fingerprint()),
-            documents: self.corpus.len(),
-            epoch: Epoch::counted(self.corpus.len(), 1),
+            documents,
+            epoch: Epoch::counted(documents, 1),
             test,
             test_fingerprint: self.test.as_ref().map(|t| hex(t.fingerprint())),
             vocab,
