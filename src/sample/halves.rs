@@ -11,6 +11,9 @@ use crate::corpus::{Corpus, Document, Sentence};
 use crate::rng::{Domain, SampleRng};
 use crate::vocab::Tokenizer;
 
+/// A document's number, and its sentences that are one side of a pair.
+type Side<'d, 'c> = (u64, &'d [Sentence<'c>]);
+
 /// Makes one sample of each document.
 pub struct Halves<'p> {
     corpus: &'p dyn Corpus,
@@ -33,11 +36,10 @@ impl<'p> Halves<'p> {
         Ok(Self { corpus, tokenizer, config, row, first: Encoded::default(), second: Encoded::default() })
     }
 
-    /// Appends the sample of sides `a` and `b`, each with its document's number. Without a sentence in `b`
-    /// there is no second segment.
+    /// Appends the sample of sides `a` and `b`. Without a sentence in `b` there is no second segment.
     fn push(
         &mut self,
-        (a, b): ((u64, &[Sentence<'_>]), (u64, &[Sentence<'_>])),
+        (a, b): (Side<'_, '_>, Side<'_, '_>),
         pair: PairLabel,
         cursor: Cursor,
         rng: &mut SampleRng,
@@ -116,8 +118,8 @@ fn same_text(a: &[Sentence<'_>], b: &[Sentence<'_>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.text == b.text)
 }
 
-/// Where both sides, each a document's number and sentences, begin.
-fn origin(cursor: Cursor, a: (u64, &[Sentence<'_>]), b: (u64, &[Sentence<'_>])) -> Origin {
+/// Where both sides begin.
+fn origin(cursor: Cursor, a: Side<'_, '_>, b: Side<'_, '_>) -> Origin {
     // A missing side is said to begin where the other one does.
     let line = |side: &[Sentence<'_>]| side.first().map(|sentence| sentence.line);
     Origin {
