@@ -23,6 +23,7 @@ mod log;
 mod output;
 mod quickstart;
 mod sample;
+mod tokenizer;
 mod train;
 mod trained;
 mod vocab;
@@ -45,6 +46,11 @@ enum Command {
     #[command(after_help = "Example:\n\
         \x20 bertstream vocab --corpus train.tsv --vocab-size 8192 --output vocab.json")]
     Vocab(vocab::Args),
+    /// Train a subword tokenizer, or show what one does to text.
+    #[command(after_help = "Examples:\n\
+        \x20 bertstream tokenizer train --corpus train.txt --model wordpiece --vocab-size 8192 --output tokenizer.json\n\
+        \x20 bertstream tokenizer encode --tokenizer tokenizer.json \"A text to cut.\"")]
+    Tokenizer(tokenizer::Args),
     /// Index a corpus and tell what it is.
     #[command(after_help = "Example:\n\
         \x20 bertstream corpus --check --corpus train.tsv --vocab vocab.json --seq-len 64")]
@@ -98,6 +104,7 @@ impl Cli {
         log::show(self.log_level)?;
         match self.command {
             Command::Vocab(args) => vocab::run(args),
+            Command::Tokenizer(args) => tokenizer::run(args),
             Command::Corpus(args) => corpus::run(args),
             Command::Doctor(args) => corpus::doctor(args),
             Command::Sample(args) => sample::run(args),

@@ -27,9 +27,8 @@ const HIDDEN: usize = 256;
 /// Flags of `vocab`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Text to count: any UTF-8 text, or another encoding by `--encoding`.
-    #[arg(short = 'c', long, value_name = "FILE", aliases = ["corpus_path", "corpus-path"])]
-    corpus: PathBuf,
+    #[command(flatten)]
+    text: TextArgs,
     /// Vocabulary file to write (JSON). Without it, `--limit` only shows what there is.
     #[arg(short = 'o', long, value_name = "FILE", aliases = ["output_path", "output-path"],
           required_unless_present = "limit")]
@@ -38,29 +37,9 @@ pub struct Args {
     #[arg(short = 's', long, value_name = "N", value_parser = parse_size,
           aliases = ["vocab_size", "max-size", "max_size"])]
     vocab_size: Option<Size>,
-    /// Leave out words seen less often.
-    #[arg(short = 'm', long, value_name = "N", default_value_t = 1, alias = "min_freq")]
-    min_freq: u64,
-    /// Encoding of the corpus, by its WHATWG label (utf-8, latin1, euc-kr, shift_jis, utf-16, ...).
-    #[arg(short = 'e', long, value_name = "LABEL", default_value = "utf-8")]
-    encoding: String,
-    /// What to do with bytes that are not text in that encoding: end with their place, or read them as
-    /// U+FFFD and count them.
-    #[arg(long, value_name = "POLICY", default_value = "error")]
-    on_bad_bytes: OnBadBytes,
     /// What a token is: what stands between white space, or each character.
     #[arg(long, value_name = "KIND", default_value = "word")]
     tokens: Kind,
-    /// Use only the first N lines.
-    #[arg(long, value_name = "N", alias = "corpus_lines")]
-    corpus_lines: Option<u64>,
-    /// Threads that count [default: the number of cores]; 0 counts without any. The result is the same.
-    #[arg(short = 'w', long, value_name = "N", value_parser = super::flags::workers)]
-    workers: Option<usize>,
-    /// Memory for counted words, in MiB. What does not fit goes to temporary files (in TMPDIR); the result is
-    /// the same.
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
-    memory: usize,
     /// A set of defaults.
     #[arg(long, value_name = "NAME", default_value = "default")]
     preset: Preset,
@@ -70,6 +49,67 @@ pub struct Args {
     /// Print the summary as one line of JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Which text is counted, and with what means: for every command that counts words.
+#[derive(Debug, clap::Args)]
+pub(super) struct TextArgs {
+    /// Text to count: any UTF-8 text, or another encoding by `--encoding`.
+    #[arg(short = 'c', long, value_name = "FILE", aliases = ["corpus_path", "corpus-path"])]
+    pub corpus: PathBuf,
+    /// Leave out words seen less often.
+    #[arg(short = 'm', long, value_name = "N", default_value_t = 1, alias = "min_freq")]
+    pub min_freq: u64,
+    /// Encoding of the corpus, by its WHATWG label (utf-8, latin1, euc-kr, shift_jis, utf-16, ...).
+    #[arg(short = 'e', long, value_name = "LABEL", default_value = "utf-8")]
+    pub encoding: String,
+    /// What to do with bytes that are not text in that encoding: end with their place, or read them as
+    /// U+FFFD and count them.
+    #[arg(long, value_name = "POLICY", default_value = "error")]
+    pub on_bad_bytes: OnBadBytes,
+    /// Use only the first N lines.
+    #[arg(long, value_name = "N", alias = "corpus_lines")]
+    pub corpus_lines: Option<u64>,
+    /// Threads that count [default: the number of cores]; 0 counts without any. The result is the same.
+    #[arg(short = 'w', long, value_name = "N", value_parser = super::flags::workers)]
+    pub workers: Option<usize>,
+    /// Memory for counted words, in MiB. What does not fit goes to temporary files (in TMPDIR); the counts
+    /// are the same.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    pub memory: usize,
+}
+
+impl TextArgs {
+    /// How these flags count tokens of a kind.
+    pub fn resolve(&self, kind: Kind) -> Result<CountConfig> {
+        let memory = self.memory.checked_mul(1 << 20).filter(|&bytes| bytes > 0).ok_or_else(|| {
+            Error::usage(format!("--memory {} MiB: give 1 or more, as much as there is", self.memory))
+        })?;
+        Ok(CountConfig {
+            kind,
+            encoding: Encoding::for_label(&self.encoding)?,
+            on_bad_bytes: self.on_bad_bytes,
+            lines: self.corpus_lines,
+            workers: self.workers.unwrap_or_else(cores),
+            memory,
+            ..CountConfig::new(std::env::temp_dir())
+        })
+    }
+
+    /// Refuses an output that cannot be written, before hours are spent on counting, or that is the corpus.
+    pub fn check_output(&self, output: &Path) -> Result<()> {
+        check_writable(output)?;
+        super::flags::keep_inputs(output, &[&self.corpus])
+    }
+
+    /// Counts by `count`, which is told how far it is as it should tell.
+    pub fn counting<T>(&self, count: impl FnOnce(&(dyn Fn(u64) + Sync)) -> T) -> T {
+        let total = std::fs::metadata(&self.corpus).map_or(0, |metadata| metadata.len());
+        let bar = log::bar(total, "counting {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
+        let counted = count(&|bytes| bar.set_position(bytes));
+        bar.finish_and_clear();
+        counted
+    }
 }
 
 /// How many words are kept at most; `None` is all of them.
@@ -92,31 +132,15 @@ pub fn run(args: Args) -> Result<()> {
         (None, Preset::Default) => Some(DEFAULT_SIZE),
         (None, Preset::Reference) => None,
     };
-    let workers = args.workers.unwrap_or_else(cores);
-    let memory = args.memory.checked_mul(1 << 20).filter(|&bytes| bytes > 0).ok_or_else(|| {
-        Error::usage(format!("--memory {} MiB: give 1 or more, as much as there is", args.memory))
-    })?;
-    let config = CountConfig {
-        kind: args.tokens,
-        encoding: Encoding::for_label(&args.encoding)?,
-        on_bad_bytes: args.on_bad_bytes,
-        lines: args.corpus_lines,
-        workers,
-        memory,
-        ..CountConfig::new(std::env::temp_dir())
-    };
+    let config = args.text.resolve(args.tokens)?;
     if let Some(output) = &args.output {
-        check_writable(output)?;
-        super::flags::keep_inputs(output, &[&args.corpus])?;
+        args.text.check_output(output)?;
     }
 
     let started = Instant::now();
-    let total = std::fs::metadata(&args.corpus).map_or(0, |metadata| metadata.len());
-    let bar = log::bar(total, "counting {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
-    let selection = Selection { max_size, min_freq: args.min_freq };
-    let built = build(&args.corpus, &config, &selection, &|bytes| bar.set_position(bytes));
-    bar.finish_and_clear();
-    let (vocabulary, summary) = built?;
+    let selection = Selection { max_size, min_freq: args.text.min_freq };
+    let (vocabulary, summary) =
+        args.text.counting(|progress| build(&args.text.corpus, &config, &selection, progress))?;
     if let Some(output) = &args.output {
         vocabulary.save(output)?;
     }
@@ -270,11 +294,11 @@ mod tests {
         ] {
             let args = parse(line).unwrap();
             assert_eq!(
-                (args.corpus.as_path(), args.output.as_deref()),
+                (args.text.corpus.as_path(), args.output.as_deref()),
                 (Path::new("a.txt"), Some(Path::new("v.json")))
             );
             assert_eq!(
-                (args.vocab_size, args.min_freq, &args.encoding[..]),
+                (args.vocab_size, args.text.min_freq, &args.text.encoding[..]),
                 (Some(Size(Some(100))), 5, "cp949")
             );
         }

@@ -86,6 +86,7 @@ pub struct Summary {
     pub lines: u64,
     /// Words (or characters), the overlong ones included.
     pub words: u64,
+    /// Different words; in a vocabulary's summary, without those spelled like special tokens.
     pub distinct: u64,
     /// Words in the vocabulary, without the specials.
     pub kept: u64,
@@ -115,21 +116,59 @@ pub fn build(
     selection: &Selection,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Built> {
+    select(config, selection, |ranking| {
+        each_word(path, config, progress, |word, count| ranking.offer(word.as_bytes(), count))
+    })
+}
+
+/// The vocabulary of the words that `read` offers.
+fn select(
+    config: &CountConfig,
+    selection: &Selection,
+    read: impl FnOnce(&mut Ranking) -> Result<Summary>,
+) -> Result<Built> {
+    let mut ranking = Ranking::new(selection.max_size, selection.min_freq);
+    let mut summary = read(&mut ranking)?;
+    summary.distinct = ranking.distinct();
+    let (tokens, counts) = ranking.finish(summary.overlong);
+    summary.unknown = counts[1];
+    let vocabulary: Box<dyn Tokenizer> = match config.kind {
+        Kind::Word => Box::new(WordVocab::from_parts(tokens, Some(counts))?),
+        Kind::Char => Box::new(CharVocab::from_parts(tokens, Some(counts))?),
+    };
+    summary.kept = u64::from(vocabulary.ordinary_len());
+    Ok((vocabulary, summary))
+}
+
+/// Counts the words of the file at `path` and gives `each` every one of them once, in alphabetical order,
+/// with its count.
+///
+/// # Errors
+/// As [`build`].
+pub fn each_word(
+    path: &Path,
+    config: &CountConfig,
+    progress: &(dyn Fn(u64) + Sync),
+    each: impl FnMut(&str, u64),
+) -> Result<Summary> {
     let file = File::open(path).map_err(|error| Error::reading(path, error))?;
     // Linux opens directories and fails at the first read.
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err(Error::reading(path, io::ErrorKind::IsADirectory.into()));
     }
-    build_from(file, config, selection, progress).map_err(|e| e.context(format!("corpus {}", path.display())))
+    each_word_from(file, config, progress, each).map_err(|e| e.context(format!("corpus {}", path.display())))
 }
 
-/// [`build`] for any stream.
-fn build_from(
+/// [`each_word`] for any stream of text.
+///
+/// # Errors
+/// As [`build`].
+pub fn each_word_from(
     mut input: impl Read + Send,
     config: &CountConfig,
-    selection: &Selection,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<Built> {
+    mut each: impl FnMut(&str, u64),
+) -> Result<Summary> {
     let mut head = vec![0; HEAD];
     let read = fill(&mut input, &mut head).map_err(stream_error)?;
     head.truncate(read);
@@ -149,29 +188,18 @@ fn build_from(
         (counted, text.into_inner().bytes, replaced)
     };
     let Counted { runs, lines, overlong, replaced: in_utf8, spilled } = counted;
-    let mut ranking = Ranking::new(selection.max_size, selection.min_freq);
-    merge(runs, config.memory / 4, |word, count| ranking.offer(word, count))?;
-    let mut summary = Summary {
-        bytes,
-        lines,
-        words: ranking.occurrences() + overlong,
-        distinct: ranking.distinct(),
-        replaced: replaced + in_utf8,
-        overlong,
-        spilled,
-        ..Summary::default()
-    };
-    if summary.words == 0 {
+    let (mut words, mut distinct) = (0, 0);
+    merge(runs, config.memory / 4, |word, count| {
+        words += count;
+        distinct += 1;
+        each(std::str::from_utf8(word).expect("words are cut out of valid text"), count);
+    })?;
+    words += overlong;
+    if words == 0 {
         return Err(Error::data(format!("{lines} lines and no word in them")));
     }
-    let (tokens, counts) = ranking.finish(overlong);
-    summary.unknown = counts[1];
-    let vocabulary: Box<dyn Tokenizer> = match config.kind {
-        Kind::Word => Box::new(WordVocab::from_parts(tokens, Some(counts))?),
-        Kind::Char => Box::new(CharVocab::from_parts(tokens, Some(counts))?),
-    };
-    summary.kept = u64::from(vocabulary.ordinary_len());
-    Ok((vocabulary, summary))
+    let replaced = replaced + in_utf8;
+    Ok(Summary { bytes, lines, words, distinct, replaced, overlong, spilled, ..Summary::default() })
 }
 
 /// All words of a stream, in sorted runs, with the sums over all threads.
@@ -469,12 +497,18 @@ mod tests {
         CountConfig::new(std::env::temp_dir())
     }
 
+    fn build_from(input: impl Read + Send, config: &CountConfig, selection: &Selection) -> Result<Built> {
+        select(config, selection, |ranking| {
+            each_word_from(input, config, &|_| {}, |word, count| ranking.offer(word.as_bytes(), count))
+        })
+    }
+
     fn built(
         bytes: &[u8],
         config: &CountConfig,
         selection: &Selection,
     ) -> Result<(Vec<String>, Vec<u64>, Summary)> {
-        let (vocab, summary) = build_from(bytes, config, selection, &|_| {})?;
+        let (vocab, summary) = build_from(bytes, config, selection)?;
         let tokens = (5..vocab.len() as u32).filter_map(|id| vocab.token(id)).map(str::to_owned).collect();
         Ok((tokens, vocab.counts().expect("always counted").to_vec(), summary))
     }
@@ -599,7 +633,7 @@ mod tests {
         for workers in [0, 2] {
             let input = b"words ".repeat(20_000);
             let config = CountConfig { workers, ..config() };
-            let error = build_from(input.chain(Broken), &config, &ALL, &|_| {}).err().unwrap();
+            let error = build_from(input.chain(Broken), &config, &ALL).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Io);
             assert!(error.to_string().contains("the disk is gone"), "{error}");
         }

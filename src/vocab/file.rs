@@ -1,20 +1,23 @@
-//! Vocabulary files: readable JSON, one token a line.
+//! Vocabulary files: readable JSON, one token a line, and which file is which.
 //!
 //! Takes bytes, gives tokens and counts, and the other way round. Trusts no file: what comes out has been
-//! checked by [`Vocabulary::from_parts`]. A pickle is refused, because reading one means running what it
-//! says.
+//! checked by [`Vocabulary::from_parts`] or [`SubwordTokenizer::from_json`]. A pickle is refused, because
+//! reading one means running what it says.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::Tokenizer;
 use super::char::Chars;
 use super::split::Kind;
+use super::subword::document::{self, BertVocab};
+use super::subword::{self, Beside, SubwordTokenizer};
 use super::vocabulary::{Split, Vocabulary};
 use super::word::Words;
-use crate::{Error, Result, durable};
+use super::{SUBWORDS_FILE, Tokenizer, WORDS_FILE};
+use crate::{Error, ErrorKind, Result, durable};
 
 /// The `format` entry of our files.
 const FORMAT: &str = "bertstream-vocab";
@@ -33,29 +36,147 @@ struct Header {
     kind: Option<String>,
 }
 
+/// What tells a `tokenizer.json`: its model. (A `format` would make it one of ours.)
+#[derive(Deserialize)]
+struct Shape {
+    format: Option<IgnoredAny>,
+    model: Option<IgnoredAny>,
+}
+
+/// The name of a WordPiece vocabulary in a directory of `transformers`.
+const WORDPIECE_FILE: &str = "vocab.txt";
+
 #[derive(Deserialize)]
 struct Body {
     tokens: Vec<Box<str>>,
     counts: Option<Vec<u64>>,
 }
 
-/// Loads the vocabulary file at `path`.
+/// Loads the vocabulary at `path`: one of our files, a `tokenizer.json`, a WordPiece vocabulary (a file named
+/// `.txt`), or a directory that holds one of these.
 ///
 /// # Errors
-/// [`crate::ErrorKind::MissingInput`] where it is not there, [`crate::ErrorKind::Data`] naming the file and the entry
-/// where it is not a vocabulary.
+/// [`ErrorKind::MissingInput`] where it is not there, [`ErrorKind::Data`] naming the file and the entry where
+/// it is not a vocabulary.
 pub(super) fn load(path: &Path) -> Result<Box<dyn Tokenizer>> {
     load_capped(path, MAX_BYTES)
 }
 
 fn load_capped(path: &Path, max_bytes: u64) -> Result<Box<dyn Tokenizer>> {
-    let bytes = durable::read_at_most(path, max_bytes)?;
-    parse(&bytes).map_err(|error| error.context(format!("vocabulary {}", path.display())))
+    let read = read(path, max_bytes)?;
+    let loaded = match read.format {
+        Format::Ours => parse(&read.bytes),
+        Format::Subwords(_) => read.subwords().map(|tokenizer| Box::new(tokenizer) as _),
+    };
+    loaded.map_err(|error| read.named(error))
 }
 
-/// The vocabulary in the bytes of a file.
+/// The `tokenizer.json` that does what the vocabulary at `path` does, for `transformers`: a subword
+/// tokenizer's own, or one made of our words or characters ([`document::word_level`] says what differs).
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn as_tokenizer_json(path: &Path) -> Result<Vec<u8>> {
+    let read = read(path, MAX_BYTES)?;
+    let made = match read.format {
+        Format::Subwords(_) => read.subwords().map(|tokenizer| tokenizer.json().to_vec()),
+        Format::Ours => parse(&read.bytes).and_then(|vocabulary| {
+            let header: Header = serde_json::from_slice(&read.bytes)
+                .map_err(|error| Error::internal("a header that was read before").caused_by(error))?;
+            let kind = if header.kind.as_deref() == Some("char") { Kind::Char } else { Kind::Word };
+            let token = |id| vocabulary.token(id).map(str::to_owned);
+            let tokens: Vec<String> = (0..).map_while(token).collect();
+            Ok(document::word_level(kind, &tokens))
+        }),
+    };
+    made.map_err(|error| read.named(error))
+}
+
+/// The WordPiece vocabulary at `path` with the options of its pipeline; `None` where it is none that a
+/// `vocab.txt` can hold.
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn bert_vocab(path: &Path) -> Result<Option<BertVocab>> {
+    let read = read(path, MAX_BYTES)?;
+    if matches!(read.format, Format::Ours) {
+        return Ok(None);
+    }
+    let tokenizer = read.subwords().map_err(|error| read.named(error))?;
+    Ok(document::bert_vocab(tokenizer.json(), tokenizer.tokens()))
+}
+
+/// The bytes of a vocabulary file, and what they are.
+struct Read {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    format: Format,
+}
+
+enum Format {
+    /// `vocab.json`, or nothing that is known.
+    Ours,
+    /// `tokenizer.json` or `vocab.txt`, with what lies beside it.
+    Subwords(Beside),
+}
+
+impl Read {
+    /// The tokenizer in these bytes.
+    fn subwords(&self) -> Result<SubwordTokenizer> {
+        let Format::Subwords(beside) = &self.format else {
+            return Err(Error::internal("a word vocabulary is no subword tokenizer"));
+        };
+        if is_text(&self.path) {
+            SubwordTokenizer::from_json(&document::from_vocab_txt(&self.bytes, beside)?, beside)
+        } else {
+            SubwordTokenizer::from_json(&self.bytes, beside)
+        }
+    }
+
+    fn named(&self, error: Error) -> Error {
+        error.context(format!("vocabulary {}", self.path.display()))
+    }
+}
+
+fn is_text(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"))
+}
+
+fn read(path: &Path, max_bytes: u64) -> Result<Read> {
+    let path = if path.is_dir() { in_directory(path)? } else { path.to_owned() };
+    let most = if is_text(&path) { subword::MAX_BYTES.min(max_bytes) } else { max_bytes };
+    let bytes = durable::read_at_most(&path, most)?;
+    // What is too large for a tokenizer.json is not searched for its model.
+    let small = bytes.len() as u64 <= subword::MAX_BYTES;
+    let shape = || serde_json::from_slice::<Shape>(&bytes);
+    let model = || small && shape().is_ok_and(|shape| shape.format.is_none() && shape.model.is_some());
+    let format = if is_text(&path) && !is_pickle(&bytes) || model() {
+        Format::Subwords(Beside::read(durable::parent(&path))?)
+    } else {
+        Format::Ours
+    };
+    Ok(Read { path, bytes, format })
+}
+
+/// The vocabulary in a directory: that of a run, or of a model of `transformers`.
+fn in_directory(directory: &Path) -> Result<PathBuf> {
+    let names = [SUBWORDS_FILE, WORDPIECE_FILE, WORDS_FILE];
+    names.iter().map(|name| directory.join(name)).find(|path| path.is_file()).ok_or_else(|| {
+        let looked_for = names.join(", ");
+        Error::new(
+            ErrorKind::MissingInput,
+            format!("vocabulary {}: a directory without any of {looked_for}", directory.display()),
+        )
+    })
+}
+
+fn is_pickle(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x80, ..] | [b'P', b'K', 3, 4, ..])
+}
+
+/// The vocabulary in the bytes of one of our files.
 pub(super) fn parse(bytes: &[u8]) -> Result<Box<dyn Tokenizer>> {
-    if matches!(bytes, [0x80, ..] | [b'P', b'K', 3, 4, ..]) {
+    if is_pickle(bytes) {
         return Err(Error::data(
             "this is a pickle or a PyTorch archive, which is never unpickled here because that runs code \
              from the file; build the vocabulary anew: bertstream vocab -c CORPUS -o vocab.json",

@@ -13,11 +13,14 @@ mod map;
 mod ranking;
 mod runs;
 pub mod split;
+pub mod subword;
 pub mod vocabulary;
 pub mod word;
 
 pub use char::CharVocab;
 pub use split::Kind;
+pub use subword::SubwordTokenizer;
+pub use subword::document::{BertOptions, BertVocab};
 pub use vocabulary::{Encode, SPECIAL_TOKENS, SPECIALS};
 pub use word::WordVocab;
 
@@ -88,11 +91,67 @@ pub trait Tokenizer: Send + Sync {
     fn save(&self, path: &std::path::Path) -> Result<()>;
 }
 
-/// Loads a vocabulary file.
+/// Loads a vocabulary: one of our files, a `tokenizer.json`, the `vocab.txt` of a BERT, or a directory that
+/// holds one of these (a run, or a model of `transformers`).
 ///
 /// # Errors
 /// [`crate::ErrorKind::MissingInput`] where it is not there, [`crate::ErrorKind::Data`] naming file and
 /// entry where it is not a vocabulary. A pickle is refused, never read.
 pub fn load(path: &std::path::Path) -> Result<Box<dyn Tokenizer>> {
     file::load(path)
+}
+
+/// The `tokenizer.json` that does for `transformers` what the vocabulary at `path` does here: a subword
+/// tokenizer's own, or one that is made of our words or characters
+/// ([`subword::document::word_level`] says what differs).
+///
+/// # Errors
+/// As [`load`].
+pub fn as_tokenizer_json(path: &std::path::Path) -> Result<Vec<u8>> {
+    file::as_tokenizer_json(path)
+}
+
+/// The WordPiece vocabulary at `path` as a `vocab.txt` holds it, with the options of its pipeline; `None`
+/// where the tokenizer is none that such a file can hold.
+///
+/// # Errors
+/// As [`load`].
+pub fn bert_vocab(path: &std::path::Path) -> Result<Option<BertVocab>> {
+    file::bert_vocab(path)
+}
+
+/// The ids of a text in which people mark what is to be filled in by the spelling of the mask token. What
+/// stands between the marks is encoded as any text, so that a word vocabulary, which takes a word `<mask>`
+/// of a corpus for an unknown one, has its masks too.
+pub fn encode_with_masks(tokenizer: &dyn Tokenizer, text: &str) -> Vec<u32> {
+    let mask = tokenizer.specials().mask;
+    let mut ids = Vec::new();
+    let Some(spelling) = tokenizer.token(mask) else { return ids };
+    for (at, part) in text.split(spelling).enumerate() {
+        if at > 0 {
+            ids.push(mask);
+        }
+        tokenizer.encode(part, &mut ids);
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_in_a_text_is_the_mask_token() {
+        let vocab = WordVocab::from_texts(["the cat sat"], None, 1);
+        let [cat, sat, the] = ["cat", "sat", "the"].map(|word| vocab.id(word).unwrap());
+        let (mask, unknown) = (SPECIALS.mask, SPECIALS.unknown);
+        let check = |text: &str, expected: &[u32]| {
+            assert_eq!(encode_with_masks(&vocab, text), expected, "{text:?}");
+        };
+        check("the <mask> sat", &[the, mask, sat]);
+        check("<mask><mask>cat", &[mask, mask, cat]);
+        check("the [MASK]", &[the, unknown]);
+        check("<mask>", &[mask]);
+        check("", &[]);
+    }
 }

@@ -54,11 +54,6 @@ impl Ranking {
         self.distinct
     }
 
-    /// Occurrences offered so far.
-    pub(crate) fn occurrences(&self) -> u64 {
-        self.occurrences
-    }
-
     /// Tokens in id order, specials first, with their counts. The unknown token's count is that of the
     /// occurrences whose words did not make it and of `unseen` more, which were never offered.
     pub(crate) fn finish(mut self, unseen: u64) -> (Vec<Box<str>>, Vec<u64>) {
@@ -92,7 +87,7 @@ mod tests {
             for (word, count) in [("<pad>", 9), ("B", 2), ("a", 2), ("b", 5), ("c", 1), ("é", 2)] {
                 ranking.offer(word.as_bytes(), count);
             }
-            assert_eq!((ranking.distinct(), ranking.occurrences()), (5, 21));
+            assert_eq!((ranking.distinct(), ranking.occurrences), (5, 21));
             let (tokens, counts) = ranking.finish(100);
             assert_eq!(tokens.iter().skip(5).map(AsRef::as_ref).collect::<Vec<&str>>(), expected);
             assert_eq!(counts[1] - 100 - 9, unknown);
