@@ -85,7 +85,7 @@ impl Trained {
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let specials = self.tokenizer.specials();
         let mut ids = vec![specials.classify];
-        ids.extend(transformers::tokenizer::encode_with_masks(&*self.tokenizer, text));
+        ids.extend(vocab::encode_with_masks(&*self.tokenizer, text));
         ids.push(specials.separator);
         ids
     }

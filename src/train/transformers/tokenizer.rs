@@ -6,14 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::vocab::{SUBWORDS_FILE, Specials, Tokenizer, WORDS_FILE};
-use crate::{Error, Result, durable};
+use crate::vocab::{self, BertVocab, SUBWORDS_FILE, Specials, Tokenizer, WORDS_FILE};
+use crate::{Error, Result};
 
 /// WordPiece's tokens, one a line in the order of their ids.
 const PIECES_FILE: &str = "vocab.txt";
-
-/// Most bytes of a tokenizer's file.
-const MOST_OF_A_TOKENIZER: u64 = 512 << 20;
 
 /// The vocabulary in a directory of transformers': our own of words, whole tokenizers, lists of WordPiece's
 /// tokens, in this order. `None` where there is none.
@@ -35,24 +32,15 @@ pub(super) fn write(directory: &Path, tokenizer: &dyn Tokenizer, positions: usiz
         let path = directory.join(name);
         std::fs::write(&path, text).map_err(|e| Error::writing(&path, e))
     };
-    tokenizer.save(&directory.join(tokenizer.file_name()))?;
-    let whole = match tokenizer.file_name() {
-        SUBWORDS_FILE => {
-            let path = directory.join(SUBWORDS_FILE);
-            let bytes = durable::read_at_most(&path, MOST_OF_A_TOKENIZER)?;
-            let mut whole = serde_json::from_slice(&bytes)
-                .map_err(|e| Error::internal(format!("{}: malformed", path.display())).caused_by(e))?;
-            complete(&mut whole, tokenizer);
-            whole
-        }
-        _ => of_words(tokenizer),
-    };
-    let normalizer = &whole["normalizer"];
-    let is_pieces = whole["model"]["type"] == "WordPiece";
-    if is_pieces {
-        put(PIECES_FILE, tokens(tokenizer).map(|token| format!("{token}\n")).collect())?;
+    let own = directory.join(tokenizer.file_name());
+    tokenizer.save(&own)?;
+    let pieces = vocab::bert_vocab(&own)?;
+    if let Some(BertVocab { tokens, .. }) = &pieces {
+        put(PIECES_FILE, tokens.iter().map(|token| format!("{token}\n")).collect())?;
     }
-    put(SUBWORDS_FILE, pretty(&whole))?;
+    let whole = complete(vocab::as_tokenizer_json(&own)?, tokenizer)?;
+    let path = directory.join(SUBWORDS_FILE);
+    std::fs::write(&path, whole).map_err(|e| Error::writing(&path, e))?;
     let roles = roles(tokenizer);
     put("special_tokens_map.json", pretty(&roles))?;
     let mut settings = json!({
@@ -65,21 +53,15 @@ pub(super) fn write(directory: &Path, tokenizer: &dyn Tokenizer, positions: usiz
     });
     let fields = settings.as_object_mut().expect("made as an object");
     fields.extend(roles.as_object().expect("made as an object").clone());
-    if is_pieces && normalizer["type"] == "BertNormalizer" {
+    if let Some(BertVocab { options, .. }) = pieces {
         // For those who load vocab.txt with BertTokenizer.
-        fields.insert("do_lower_case".to_owned(), normalizer["lowercase"].clone());
-        fields.insert("strip_accents".to_owned(), normalizer["strip_accents"].clone());
-        fields.insert("tokenize_chinese_chars".to_owned(), normalizer["handle_chinese_chars"].clone());
+        fields.extend(json!(options).as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())));
     }
     put("tokenizer_config.json", pretty(&settings))
 }
 
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).expect("no map with keys that are not strings") + "\n"
-}
-
-fn tokens(tokenizer: &dyn Tokenizer) -> impl Iterator<Item = &str> {
-    (0..tokenizer.len() as u32).filter_map(|id| tokenizer.token(id))
 }
 
 /// The tokens with a role under transformers' names of the roles.
@@ -113,48 +95,14 @@ fn template(tokenizer: &dyn Tokenizer) -> Value {
     })
 }
 
-/// Adds what a tokenizer may lack and a model for pretraining needs: the tokens around a text.
-fn complete(whole: &mut Value, tokenizer: &dyn Tokenizer) {
-    if whole["post_processor"].is_null() {
-        whole["post_processor"] = template(tokenizer);
+/// A `tokenizer.json` with what it may lack and a model for pretraining needs: the tokens around a text. Left byte
+/// for byte as it is where they are there.
+fn complete(bytes: Vec<u8>, tokenizer: &dyn Tokenizer) -> Result<Vec<u8>> {
+    let mut whole: Value = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::internal("the tokenizer's own JSON is malformed").caused_by(e))?;
+    if !whole["post_processor"].is_null() {
+        return Ok(bytes);
     }
-}
-
-/// A word or character vocabulary as a tokenizer of the `tokenizers` library.
-fn of_words(tokenizer: &dyn Tokenizer) -> Value {
-    let specials = tokenizer.specials();
-    let roles = [specials.pad, specials.unknown, specials.separator, specials.classify, specials.mask];
-    let added: Vec<Value> = roles
-        .iter()
-        .map(|&id| {
-            json!({"id": id, "content": tokenizer.token(id), "single_word": false, "lstrip": false, "rstrip": false,
-                   "normalized": false, "special": true})
-        })
-        .collect();
-    let ids: serde_json::Map<String, Value> =
-        (0u32..).zip(tokens(tokenizer)).map(|(id, token)| (token.to_owned(), id.into())).collect();
-    json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "post_processor": template(tokenizer),
-        "decoder": null,
-        "model": {"type": "WordLevel", "vocab": ids, "unk_token": tokenizer.token(specials.unknown)},
-    })
-}
-
-/// The ids of `text`, in which the mask token's spelling stands for the mask.
-pub fn encode_with_masks(tokenizer: &dyn Tokenizer, text: &str) -> Vec<u32> {
-    let mask = tokenizer.specials().mask;
-    let mut ids = Vec::new();
-    for (i, piece) in text.split(tokenizer.token(mask).unwrap_or_default()).enumerate() {
-        if i > 0 {
-            ids.push(mask);
-        }
-        tokenizer.encode(piece, &mut ids);
-    }
-    ids
+    whole["post_processor"] = template(tokenizer);
+    Ok(pretty(&whole).into_bytes())
 }
