@@ -4,7 +4,9 @@ use std::fs::{self, File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use bertstream::corpus::{self, Corpus, CorpusConfig, Format, IndexFile, Io, Sources, TextCorpus, scan_text};
+use bertstream::corpus::{
+    self, Corpus, CorpusConfig, Format, IndexFile, Io, Sources, TextCorpus, TextReader,
+};
 use bertstream::{Error, ErrorKind};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -490,13 +492,9 @@ fn check_format(name: &str, format: Format, documents: &[Read]) {
             })
             .unwrap();
         assert_eq!(scanned.len(), documents.len());
-        let mut text = Vec::new();
-        scan_text(corpus, false, |document| {
-            text.push(document.to_owned());
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(text, documents.iter().map(|d| d.join("\n")).collect::<Vec<_>>());
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut TextReader::new(corpus), &mut text).unwrap();
+        assert_eq!(text, documents.iter().map(|d| d.join("\n") + "\n\n").collect::<String>());
     }
     // Other line ends are other bytes, and the same documents.
     let crlf = directory.path().join("crlf").join(name);

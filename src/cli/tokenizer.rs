@@ -9,7 +9,7 @@ use serde_json::json;
 use super::output::{Printer, Table, bytes, grouped, percent, print, seconds, share};
 use super::vocab::TextArgs;
 use crate::text::broken_utf8_at;
-use crate::vocab::count::{Summary, each_word};
+use crate::vocab::count::Summary;
 use crate::vocab::subword::train::Report;
 use crate::vocab::subword::{Algorithm, TrainConfig, Trained, train};
 use crate::vocab::{self, Kind, Tokenizer};
@@ -90,9 +90,9 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     args.text.check_output(&args.output)?;
 
     let started = Instant::now();
-    let (Trained { tokenizer, report }, summary) = train(&config, |each| {
-        args.text.counting(|progress| each_word(&args.text.corpus, &count, progress, each))
-    })?;
+    let text = args.text.open()?;
+    let (Trained { tokenizer, report }, summary) =
+        train(&config, |each| args.text.counting(|progress| text.each_word(&count, progress, each)))?;
     tokenizer.save(&args.output)?;
     let elapsed = started.elapsed();
 
@@ -103,7 +103,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     if args.json {
         print(report_json(&report, &summary, elapsed, fingerprint))
     } else {
-        print(report_text(&report, &summary, elapsed, &args.output, &args.text.corpus))
+        print(report_text(&report, &summary, elapsed, &args.output, &args.text.corpus[0].path))
     }
 }
 

@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::ArgAction;
 use serde_json::json;
 
-use super::flags::Preset;
+use super::flags::{Preset, SourceArg, sources_at};
 use super::log;
 use super::output::{Table, bytes, grouped, percent, print, seconds, share};
 use super::train::cores;
+use crate::corpus::{Corpus, CorpusConfig, Format, Sources, TextReader};
 use crate::text::{Encoding, OnBadBytes};
-use crate::vocab::count::{CountConfig, Selection, Summary, build};
+use crate::vocab::count::{self, Built, CountConfig, Selection, Summary};
 use crate::vocab::{Kind, Tokenizer};
 use crate::{Error, Result, durable};
 
@@ -54,9 +56,17 @@ pub struct Args {
 /// Which text is counted, and with what means: for every command that counts words.
 #[derive(Debug, clap::Args)]
 pub(super) struct TextArgs {
-    /// Text to count: any UTF-8 text, or another encoding by `--encoding`.
-    #[arg(short = 'c', long, value_name = "FILE", aliases = ["corpus_path", "corpus-path"])]
-    pub corpus: PathBuf,
+    /// Text to count: any UTF-8 text, or another encoding by --encoding; of JSON lines the texts, of a directory
+    /// its files. Several, each with this flag, are counted together.
+    #[arg(short = 'c', long, value_name = "FILE", required = true, action = ArgAction::Append,
+          aliases = ["corpus_path", "corpus-path"])]
+    pub corpus: Vec<SourceArg>,
+    /// How the text is written down [default: told from names and content].
+    #[arg(long, value_name = "FORMAT")]
+    pub corpus_format: Option<Format>,
+    /// Field of a JSON object that holds the text of a document [default: text].
+    #[arg(long, value_name = "NAME")]
+    pub field: Option<String>,
     /// Leave out words seen less often.
     #[arg(short = 'm', long, value_name = "N", default_value_t = 1, alias = "min_freq")]
     pub min_freq: u64,
@@ -99,17 +109,91 @@ impl TextArgs {
     /// Refuses an output that cannot be written, before hours are spent on counting, or that is the corpus.
     pub fn check_output(&self, output: &Path) -> Result<()> {
         check_writable(output)?;
-        super::flags::keep_inputs(output, &[&self.corpus])
+        let inputs: Vec<&Path> = self.corpus.iter().map(|source| &*source.path).collect();
+        super::flags::keep_inputs(output, &inputs)
+    }
+
+    /// The text behind these flags.
+    pub fn open(&self) -> Result<Text> {
+        match &self.corpus[..] {
+            [one] if self.is_text_as_it_lies(&one.path)? => Ok(Text::File(one.path.clone())),
+            several => {
+                let over = |source: &CorpusConfig| CorpusConfig {
+                    format: self.corpus_format,
+                    field: self.field.clone(),
+                    encoding: self.encoding.clone(),
+                    lines: self.corpus_lines,
+                    ..source.clone()
+                };
+                let sources = Sources::new(sources_at(several)?.iter().map(over).collect())?;
+                Ok(Text::Documents(sources.open()?.0))
+            }
+        }
+    }
+
+    /// Whether what lies in a file is its text, markup apart that no word is lost or made by: all but JSON lines.
+    fn is_text_as_it_lies(&self, path: &Path) -> Result<bool> {
+        if let Some(format) = self.corpus_format {
+            return Ok(format != Format::Jsonl && !path.is_dir());
+        }
+        let named = path.extension().is_some_and(|e| ["jsonl", "ndjson", "json"].iter().any(|j| e == *j));
+        Ok(!named && !path.is_dir())
     }
 
     /// Counts by `count`, which is told how far it is as it should tell.
     pub fn counting<T>(&self, count: impl FnOnce(&(dyn Fn(u64) + Sync)) -> T) -> T {
-        let total = std::fs::metadata(&self.corpus).map_or(0, |metadata| metadata.len());
+        let bytes = |source: &SourceArg| std::fs::metadata(&source.path).map_or(0, |metadata| metadata.len());
+        let total = self.corpus.iter().map(bytes).sum();
         let bar = log::bar(total, "counting {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
         let counted = count(&|bytes| bar.set_position(bytes));
         bar.finish_and_clear();
         counted
     }
+}
+
+/// A text to count.
+pub(super) enum Text {
+    /// The bytes of a file as they are.
+    File(PathBuf),
+    /// The documents of a corpus, which are in UTF-8 whatever its files are in.
+    Documents(Box<dyn Corpus>),
+}
+
+impl Text {
+    /// Gives `each` every word with its count; see [`count::each_word`].
+    pub fn each_word(
+        &self,
+        config: &CountConfig,
+        progress: &(dyn Fn(u64) + Sync),
+        each: impl FnMut(&str, u64),
+    ) -> Result<Summary> {
+        match self {
+            Self::File(path) => count::each_word(path, config, progress, each),
+            Self::Documents(corpus) => {
+                count::each_word_from(TextReader::new(&**corpus), &of_documents(config), progress, each)
+            }
+        }
+    }
+
+    /// The vocabulary of the text; see [`count::build`].
+    fn build(
+        &self,
+        config: &CountConfig,
+        selection: &Selection,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Built> {
+        match self {
+            Self::File(path) => count::build(path, config, selection, progress),
+            Self::Documents(corpus) => {
+                count::build_from(TextReader::new(&**corpus), &of_documents(config), selection, progress)
+            }
+        }
+    }
+}
+
+/// How documents are counted: the corpus has decoded them, and cut them to the lines that are wanted.
+fn of_documents(config: &CountConfig) -> CountConfig {
+    CountConfig { encoding: Encoding::UTF_8, lines: None, ..config.clone() }
 }
 
 /// How many words are kept at most; `None` is all of them.
@@ -138,9 +222,9 @@ pub fn run(args: Args) -> Result<()> {
     }
 
     let started = Instant::now();
+    let text = args.text.open()?;
     let selection = Selection { max_size, min_freq: args.text.min_freq };
-    let (vocabulary, summary) =
-        args.text.counting(|progress| build(&args.text.corpus, &config, &selection, progress))?;
+    let (vocabulary, summary) = args.text.counting(|progress| text.build(&config, &selection, progress))?;
     if let Some(output) = &args.output {
         vocabulary.save(output)?;
     }
@@ -294,7 +378,7 @@ mod tests {
         ] {
             let args = parse(line).unwrap();
             assert_eq!(
-                (args.text.corpus.as_path(), args.output.as_deref()),
+                (&*args.text.corpus[0].path, args.output.as_deref()),
                 (Path::new("a.txt"), Some(Path::new("v.json")))
             );
             assert_eq!(
@@ -362,7 +446,7 @@ mod tests {
         std::fs::write(&corpus, "b b\ta\nc b\n").unwrap();
         let selection = Selection { max_size: Some(2), min_freq: 1 };
         let config = CountConfig::new(dir.path());
-        let (vocabulary, summary) = build(&corpus, &config, &selection, &|_| {}).unwrap();
+        let (vocabulary, summary) = count::build(&corpus, &config, &selection, &|_| {}).unwrap();
         let second = Duration::from_secs(1);
 
         let text = report_text(&summary, vocabulary.as_ref(), second, 6, None);

@@ -7,13 +7,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::{self, Read};
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 pub mod check;
 mod directory;
@@ -222,7 +223,7 @@ enum Listed {
 
 impl Sources {
     /// # Errors
-    /// [`ErrorKind::Usage`] where there is none, or where a weight is no positive number.
+    /// [`crate::ErrorKind::Usage`] where there is none, or where a weight is no positive number.
     pub fn new(sources: Vec<CorpusConfig>) -> Result<Self> {
         let bad = |source: &&CorpusConfig| source.weight.is_some_and(|w| !(w > 0.0 && w.is_finite()));
         match sources.iter().find(bad) {
@@ -315,43 +316,51 @@ impl fmt::Display for Sources {
 /// Opens a corpus of one source, making its index first where there is none or a stale one.
 ///
 /// # Errors
-/// [`ErrorKind::MissingInput`] where there is no such file, [`ErrorKind::Data`] where it is empty, no text in the
-/// encoding that was given, or its format can only be guessed wrongly, [`ErrorKind::Usage`] where there is no such
-/// encoding, [`ErrorKind::CannotCreate`] where an index directory was given and cannot be written.
+/// [`crate::ErrorKind::MissingInput`] where there is no such file, [`crate::ErrorKind::Data`] where it is empty, no text in the
+/// encoding that was given, or its format can only be guessed wrongly, [`crate::ErrorKind::Usage`] where there is no such
+/// encoding, [`crate::ErrorKind::CannotCreate`] where an index directory was given and cannot be written.
 pub fn open(config: &CorpusConfig) -> Result<Box<dyn Corpus>> {
     Ok(Box::new(TextCorpus::open(config)?))
 }
 
-/// Gives `see` the text of every document, a sentence a line, in the order of the corpus. Documents that are
-/// malformed are left out where `skip_bad` says so; their number is returned.
-///
-/// # Errors
-/// Those of [`Corpus::document`] and of `see`.
-pub fn scan_text(
-    corpus: &dyn Corpus,
-    skip_bad: bool,
-    mut see: impl FnMut(&str) -> Result<()>,
-) -> Result<u64> {
-    let (mut text, mut skipped) = (String::new(), 0);
-    for id in 0..corpus.len() {
-        let document = match corpus.document(id) {
-            Ok(document) => document,
-            Err(error) if skip_bad && error.kind() == ErrorKind::Data => {
-                skipped += 1;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        text.clear();
-        for (at, sentence) in document.sentences.iter().enumerate() {
-            if at > 0 {
-                text.push('\n');
-            }
-            text.push_str(&sentence.text);
-        }
-        see(&text)?;
+/// The text of a corpus as a stream of UTF-8: its documents in order, a sentence a line, a blank line behind each
+/// document. What counts words reads this where a file is not text as it lies there.
+pub struct TextReader<'c> {
+    corpus: &'c dyn Corpus,
+    next: u64,
+    document: Vec<u8>,
+    /// How much of `document` has been read.
+    at: usize,
+}
+
+impl<'c> TextReader<'c> {
+    /// Reads from the first document on.
+    pub fn new(corpus: &'c dyn Corpus) -> Self {
+        Self { corpus, next: 0, document: Vec::new(), at: 0 }
     }
-    Ok(skipped)
+}
+
+impl Read for TextReader<'_> {
+    /// # Errors
+    /// Those of [`Corpus::document`], within an [`io::Error`].
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.document.len() && self.next < self.corpus.len() {
+            let document = self.corpus.document(self.next).map_err(io::Error::other)?;
+            self.next += 1;
+            self.at = 0;
+            self.document.clear();
+            for sentence in &document.sentences {
+                self.document.extend_from_slice(sentence.text.as_bytes());
+                self.document.push(b'\n');
+            }
+            self.document.push(b'\n');
+        }
+        let rest = &self.document[self.at..];
+        let read = rest.len().min(out.len());
+        out[..read].copy_from_slice(&rest[..read]);
+        self.at += read;
+        Ok(read)
+    }
 }
 
 /// The bytes of the regular file behind `file`, the way `io` says.
@@ -389,7 +398,7 @@ mod tests {
         }
         for (start, end) in [(0, 100_001), (100_001, 100_001), (5, 4), (u64::MAX, u64::MAX), (0, u64::MAX)] {
             let error = bytes.slice(start..end).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Internal, "{io:?} {start}..{end}");
+            assert_eq!(error.kind(), crate::ErrorKind::Internal, "{io:?} {start}..{end}");
         }
         // What is appended later does not exist: the length was pinned when the file was opened.
         std::fs::write(&path, [&content[..], b"more"].concat()).unwrap();

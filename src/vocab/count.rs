@@ -121,6 +121,21 @@ pub fn build(
     })
 }
 
+/// [`build`] for any stream of text.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_from(
+    input: impl Read + Send,
+    config: &CountConfig,
+    selection: &Selection,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Built> {
+    select(config, selection, |ranking| {
+        each_word_from(input, config, progress, |word, count| ranking.offer(word.as_bytes(), count))
+    })
+}
+
 /// The vocabulary of the words that `read` offers.
 fn select(
     config: &CountConfig,
