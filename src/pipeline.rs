@@ -144,8 +144,8 @@ impl Cut {
     }
 }
 
-/// The units from `start` to the end of epoch `epochs - 1`, of epochs of `len > 0` positions. They are cut from
-/// the window of `start` on: where units begin has no influence on what is in them.
+/// The units from `start` to the end of epoch `epochs - 1`, of epochs of `len > 0` positions. They are cut
+/// from the window of `start` on: where units begin has no influence on what is in them.
 fn units(start: Cursor, epochs: u64, len: u64, cut: Cut) -> impl Iterator<Item = Unit> + Send {
     (start.epoch..epochs).flat_map(move |epoch| {
         let first = if epoch == start.epoch { start.position } else { 0 };

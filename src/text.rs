@@ -1,8 +1,8 @@
 //! Bytes to text: encodings by name, what is no text at all, and streams in UTF-8.
 //!
-//! Takes bytes in any encoding of the WHATWG standard, gives UTF-8: a line at a time where lines can be cut out
-//! of the bytes, else a whole stream in constant memory. Says where bytes are broken; what then happens is the
-//! caller's policy. Knows nothing of vocabularies or documents.
+//! Takes bytes in any encoding of the WHATWG standard, gives UTF-8: a line at a time where lines can be cut
+//! out of the bytes, else a whole stream in constant memory. Says where bytes are broken; what then happens
+//! is the caller's policy. Knows nothing of vocabularies or documents.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -31,8 +31,8 @@ pub enum OnBadBytes {
     Error,
     /// Read each broken sequence as U+FFFD, and count it.
     Replace,
-    /// Leave it broken: a byte that is no UTF-8 stands for each broken sequence, so that whoever reads the line
-    /// that it is in finds it malformed. For copies; no flag chooses it.
+    /// Leave it broken: a byte that is no UTF-8 stands for each broken sequence, so that whoever reads the
+    /// line that it is in finds it malformed. For copies; no flag chooses it.
     #[value(skip)]
     Keep,
 }
@@ -107,8 +107,8 @@ impl Encoding {
             .ok_or_else(|| broken_at(self.0.new_decoder_without_bom_handling(), bytes))
     }
 
-    /// Refuses what its first bytes (as many as [`HEAD`] or as there are) show not to be text in this encoding:
-    /// compressed files, binaries, text in quite another encoding.
+    /// Refuses what its first bytes (as many as [`HEAD`] or as there are) show not to be text in this
+    /// encoding: compressed files, binaries, text in quite another encoding.
     ///
     /// # Errors
     /// [`ErrorKind::Data`] saying what it is and what to do.
@@ -145,8 +145,8 @@ impl Encoding {
             }
             _ => {}
         }
-        // An eighth: UTF-16 has the upper bytes of its characters, half of all in western prose and those of the
-        // spaces in any other; text has a stray control character at the most.
+        // An eighth: UTF-16 has the upper bytes of its characters, half of all in western prose and those of
+        // the spaces in any other; text has a stray control character at the most.
         let controls = head.iter().filter(|&&byte| byte < 0x20 && !is_text_control(byte.into())).count();
         let many_controls = controls > 0 && controls * 8 >= head.len();
         let nuls = memchr::memchr_iter(0, head).count();

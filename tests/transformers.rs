@@ -1,5 +1,6 @@
-//! Models in transformers' format: what is written is read, what is strange is refused and named, and a model means
-//! the same from either side. That transformers itself agrees is shown by `scripts/check_in_transformers.sh`.
+//! Models in transformers' format: what is written is read, what is strange is refused and named, and a model
+//! means the same from either side. That transformers itself agrees is shown by
+//! `scripts/check_in_transformers.sh`.
 
 use std::collections::BTreeMap;
 use std::fs;

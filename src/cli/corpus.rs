@@ -250,8 +250,8 @@ impl Training {
 }
 
 /// Bytes of activations that a block needs again in its backward pass, in `f32`: for each position the two
-/// normalised inputs, queries, keys, values, the attention's result, the residual stream twice (8 hidden sizes)
-/// and the feed-forward layer before and after its activation; and the attention's probabilities.
+/// normalised inputs, queries, keys, values, the attention's result, the residual stream twice (8 hidden
+/// sizes) and the feed-forward layer before and after its activation; and the attention's probabilities.
 fn activation_bytes(model: &ModelConfig, rows: u64, width: u64) -> u64 {
     let position = (8 * model.hidden + 2 * model.feed_forward()) as u64;
     let attention = model.heads as u64 * width;

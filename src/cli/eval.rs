@@ -71,8 +71,8 @@ impl Finished {
     /// Reads configuration and vocabulary.
     ///
     /// # Errors
-    /// [`ErrorKind::MissingInput`] where no run is; [`ErrorKind::Mismatch`] where the vocabulary is not the one
-    /// that the run was made with.
+    /// [`ErrorKind::MissingInput`] where no run is; [`ErrorKind::Mismatch`] where the vocabulary is not the
+    /// one that the run was made with.
     pub fn open(run: &Path, vocab: Option<&Path>) -> Result<Self> {
         let file = run.join(CONFIG);
         if matches!(file.try_exists(), Ok(false)) {

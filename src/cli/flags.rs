@@ -19,7 +19,7 @@ pub enum Preset {
     Reference,
 }
 
-/// What to do with a line that is not two sentences with a tab between.
+/// What to do with what is no document: a line without a tab, malformed JSON, broken bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OnBadLine {
     /// End the run, naming file and line.
@@ -33,8 +33,8 @@ pub enum OnBadLine {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Corpus")]
 pub struct CorpusFlags {
-    /// Text, a file or a directory of files (--corpus-format tells the formats). Several, each with this flag, are
-    /// mixed; FILE:NUMBER gives each a share of the text of an epoch.
+    /// Text, a file or a directory of files (--corpus-format tells the formats). Several, each with this
+    /// flag, are mixed; FILE:NUMBER gives each a share of the text of an epoch.
     #[arg(short = 'c', long, value_name = "FILE", required = true, action = ArgAction::Append,
           aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
     pub corpus: Vec<SourceArg>,
@@ -219,7 +219,8 @@ pub struct SampleFlags {
     /// Whether words outside the vocabulary may be predicted, as <unk> [default: false; reference: true].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub predict_unknown: Option<bool>,
-    /// What to do with a line without a tab, with an empty side or with broken bytes [default: error].
+    /// What to do with what is no document: a line without a tab, malformed JSON, broken bytes [default:
+    /// error].
     #[arg(long, value_name = "POLICY")]
     pub on_bad_line: Option<OnBadLine>,
     /// Key of all randomness: the same seed gives the same batches for any worker count [default: 42].

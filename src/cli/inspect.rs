@@ -201,8 +201,9 @@ impl Recorded {
     }
 }
 
-/// The step at or before `step` whose data can be found at once, and where they begin. Where every position gives
-/// one sample, and every row has one, that is the step itself; else the one after the nearest checkpoint.
+/// The step at or before `step` whose data can be found at once, and where they begin. Where every position
+/// gives one sample, and every row has one, that is the step itself; else the one after the nearest
+/// checkpoint.
 fn nearest(run: &Path, config: &RunConfig, corpus: &dyn Corpus, step: u64) -> Result<(u64, Cursor)> {
     let one_a_position = corpus.shape() == Shape::Pairs
         && !config.sample.skip_bad_lines

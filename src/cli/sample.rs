@@ -33,7 +33,7 @@ pub struct Args {
 /// Flags of every command that makes samples and nothing else.
 #[derive(Debug, clap::Args)]
 pub(super) struct SourceArgs {
-    /// Vocabulary file, as `bertstream vocab` writes it.
+    /// Vocabulary: made by `vocab` or `tokenizer train`, or any tokenizer.json, vocab.txt, or directory with one.
     #[arg(short = 'v', long, value_name = "FILE", aliases = ["vocab_path", "vocab-path"])]
     pub vocab: PathBuf,
     /// Where the flags left out come from.

@@ -1,7 +1,7 @@
 //! A trained model to be used: of a run, or of a directory of transformers.
 //!
-//! Takes a path, gives an engine with its weights and the tokenizer that belongs to them. What the path is, its
-//! `config.json` tells.
+//! Takes a path, gives an engine with its weights and the tokenizer that belongs to them. What the path is,
+//! its `config.json` tells.
 
 use std::path::Path;
 

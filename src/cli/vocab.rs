@@ -56,8 +56,8 @@ pub struct Args {
 /// Which text is counted, and with what means: for every command that counts words.
 #[derive(Debug, clap::Args)]
 pub(super) struct TextArgs {
-    /// Text to count: any UTF-8 text, or another encoding by --encoding; of JSON lines the texts, of a directory
-    /// its files. Several, each with this flag, are counted together.
+    /// Text to count: any UTF-8 text, or another encoding by --encoding; of JSON lines the texts, of a
+    /// directory its files. Several, each with this flag, are counted together.
     #[arg(short = 'c', long, value_name = "FILE", required = true, action = ArgAction::Append,
           aliases = ["corpus_path", "corpus-path"])]
     pub corpus: Vec<SourceArg>,
@@ -131,7 +131,8 @@ impl TextArgs {
         }
     }
 
-    /// Whether what lies in a file is its text, markup apart that no word is lost or made by: all but JSON lines.
+    /// Whether what lies in a file is its text, markup apart that no word is lost or made by: all but JSON
+    /// lines.
     fn is_text_as_it_lies(&self, path: &Path) -> Result<bool> {
         if let Some(format) = self.corpus_format {
             return Ok(format != Format::Jsonl && !path.is_dir());

@@ -69,7 +69,8 @@ impl HostBatch {
         self.start(i)..self.start(i) + self.lengths[i] as usize
     }
 
-    /// The sample that the token at this flat position belongs to, where it belongs to any; else one before it.
+    /// The sample that the token at this flat position belongs to, where it belongs to any; else one before
+    /// it.
     pub fn sample_at(&self, flat: usize) -> usize {
         match self.starts.as_slice() {
             [] => flat / self.seq_len,

@@ -1,8 +1,8 @@
-//! Several short samples in one row: less padding. Samples of one row must not attend to each other; where each
-//! begins is told ([`HostBatch::starts`]).
+//! Several short samples in one row: less padding. Samples of one row must not attend to each other; where
+//! each begins is told ([`HostBatch::starts`]).
 //!
-//! Samples are taken in order, and each goes into the first row that has room for it. One that fits into no row
-//! completes the batch and begins the next one. Within the batch samples then stand row by row.
+//! Samples are taken in order, and each goes into the first row that has room for it. One that fits into no
+//! row completes the batch and begins the next one. Within the batch samples then stand row by row.
 
 use super::rows::Rows;
 use super::{CollateConfig, Collator, HostBatch};

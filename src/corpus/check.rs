@@ -1,9 +1,10 @@
 //! What a corpus holds and what is wrong with it, before hours are spent on it.
 //!
 //! Takes a corpus and, where there is one, a vocabulary; reads every document once, in constant memory, and
-//! gives counts. Knows nothing of models or of how its figures are shown. Figures about samples are, of pairs,
-//! those of true pairs without masks, which is what a line becomes half of the time (the lengths of random pairs
-//! differ only in how they are combined); of documents, an estimate: as many as their tokens fill.
+//! gives counts. Knows nothing of models or of how its figures are shown. Figures about samples are, of
+//! pairs, those of true pairs without masks, which is what a line becomes half of the time (the lengths of
+//! random pairs differ only in how they are combined); of documents, an estimate: as many as their tokens
+//! fill.
 
 use hashbrown::HashMap;
 use serde::Serialize;

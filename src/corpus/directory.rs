@@ -1,5 +1,5 @@
-//! A directory of text files, each of which is a document. Takes a directory, gives its files' bytes by number, in
-//! the order of their names. Knows nothing of what a file holds.
+//! A directory of text files, each of which is a document. Takes a directory, gives its files' bytes by
+//! number, in the order of their names. Knows nothing of what a file holds.
 //!
 //! Files whose names begin with a dot, index files, what is no regular file, and symbolic links are left out;
 //! folders are not entered. All files are read once when the directory is opened, for their fingerprint.

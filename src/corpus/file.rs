@@ -1,7 +1,7 @@
 //! A text file as records by number: what all formats of a single file share.
 //!
-//! Takes a file, gives its lines or blocks of lines, borrowed from the map where possible. Makes, keeps and checks
-//! the index, and the UTF-8 copy where an encoding needs one. Knows nothing of what a record holds.
+//! Takes a file, gives its lines or blocks of lines, borrowed from the map where possible. Makes, keeps and
+//! checks the index, and the UTF-8 copy where an encoding needs one. Knows nothing of what a record holds.
 
 use std::borrow::Cow;
 use std::ffi::OsString;

@@ -5,9 +5,10 @@
 //! anchor before it and passing fewer than `stride` others. The stride starts at 16 lines or 1 block, and
 //! doubles until the index is below 0.5 % of the corpus. Knows nothing of what a record holds.
 //!
-//! The file is little-endian: magic, version, kind of records and stride, then length, modification time, sample
-//! and content of the corpus, records, lines, blocks cut, anchors, and a checksum of all that. It is made of the
-//! corpus and of nothing else, so whatever does not fit (stale or damaged) is refused and made again.
+//! The file is little-endian: magic, version, kind of records and stride, then length, modification time,
+//! sample and content of the corpus, records, lines, blocks cut, anchors, and a checksum of all that. It is
+//! made of the corpus and of nothing else, so whatever does not fit (stale or damaged) is refused and made
+//! again.
 
 use std::fs::File;
 use std::io::Read;
@@ -39,8 +40,8 @@ const MAX_ANCHOR_BYTES: usize = 1 << 27;
 /// Read at a time when building: fits into a second-level cache with room to spare.
 const CHUNK: u64 = 1 << 18;
 
-/// A block that reaches this many bytes ends with the line that reaches them: a book without blank lines is many
-/// documents, each of which fits into memory.
+/// A block that reaches this many bytes ends with the line that reaches them: a book without blank lines is
+/// many documents, each of which fits into memory.
 pub const MAX_BLOCK: u64 = 1 << 20;
 
 /// What a record is.
@@ -518,8 +519,8 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// Tells `found` each block that is seen to begin in `chunk`, which begins at `start`: its place and its first
-    /// line.
+    /// Tells `found` each block that is seen to begin in `chunk`, which begins at `start`: its place and its
+    /// first line.
     fn feed(&mut self, start: u64, chunk: &[u8], mut found: impl FnMut(u64, u64)) {
         let mut from = 0;
         if start == 0 && chunk.starts_with(BOM) {

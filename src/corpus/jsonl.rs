@@ -1,5 +1,6 @@
-//! JSON lines: an object a line, one field of which is the text of a document. Takes a line, gives the sentences
-//! of that field. All other fields are passed over without being built, however deep they are nested.
+//! JSON lines: an object a line, one field of which is the text of a document. Takes a line, gives the
+//! sentences of that field. All other fields are passed over without being built, however deep they are
+//! nested.
 
 use std::borrow::Cow;
 use std::fmt;

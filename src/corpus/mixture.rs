@@ -1,8 +1,8 @@
-//! Several sources as one corpus. Takes corpora and their weights, gives their documents numbered one source behind
-//! the other, and how many documents of each an epoch has. Knows no format.
+//! Several sources as one corpus. Takes corpora and their weights, gives their documents numbered one source
+//! behind the other, and how many documents of each an epoch has. Knows no format.
 //!
-//! Weights are shares of the text, in bytes: an epoch is as long as all sources together, and each source has its
-//! weight's part of it. A source with too little text for its part comes again within the epoch.
+//! Weights are shares of the text, in bytes: an epoch is as long as all sources together, and each source has
+//! its weight's part of it. A source with too little text for its part comes again within the epoch.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -30,8 +30,8 @@ impl Mixture {
     /// Mixes sources by weight, where they have weights; else each document comes once an epoch.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Usage`] where some have a weight and others have none, [`crate::ErrorKind::Data`] where
-    /// some hold pairs and others documents.
+    /// [`crate::ErrorKind::Usage`] where some have a weight and others have none, [`crate::ErrorKind::Data`]
+    /// where some hold pairs and others documents.
     pub fn new(sources: Vec<(Box<dyn Corpus>, Option<f64>)>) -> Result<Self> {
         let Some((first, _)) = sources.first() else {
             return Err(Error::internal("a mixture of nothing"));

@@ -168,8 +168,8 @@ pub struct CorpusConfig {
     /// Part of the text of an epoch, where there are several sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
-    /// `None` is to be guessed, which a run does once: what it found is written down. Left out of a file, it is
-    /// that of the first release, which had no other.
+    /// `None` is to be guessed, which a run does once: what it found is written down. Left out of a file, it
+    /// is that of the first release, which had no other.
     #[serde(default = "first_format", skip_serializing_if = "is_first_format")]
     pub format: Option<Format>,
     /// Which field of a JSON object is the text.
@@ -316,15 +316,16 @@ impl fmt::Display for Sources {
 /// Opens a corpus of one source, making its index first where there is none or a stale one.
 ///
 /// # Errors
-/// [`crate::ErrorKind::MissingInput`] where there is no such file, [`crate::ErrorKind::Data`] where it is empty, no text in the
-/// encoding that was given, or its format can only be guessed wrongly, [`crate::ErrorKind::Usage`] where there is no such
-/// encoding, [`crate::ErrorKind::CannotCreate`] where an index directory was given and cannot be written.
+/// [`crate::ErrorKind::MissingInput`] where there is no such file, [`crate::ErrorKind::Data`] where it is
+/// empty, no text in the encoding that was given, or its format can only be guessed wrongly,
+/// [`crate::ErrorKind::Usage`] where there is no such encoding, [`crate::ErrorKind::CannotCreate`] where an
+/// index directory was given and cannot be written.
 pub fn open(config: &CorpusConfig) -> Result<Box<dyn Corpus>> {
     Ok(Box::new(TextCorpus::open(config)?))
 }
 
-/// The text of a corpus as a stream of UTF-8: its documents in order, a sentence a line, a blank line behind each
-/// document. What counts words reads this where a file is not text as it lies there.
+/// The text of a corpus as a stream of UTF-8: its documents in order, a sentence a line, a blank line behind
+/// each document. What counts words reads this where a file is not text as it lies there.
 pub struct TextReader<'c> {
     corpus: &'c dyn Corpus,
     next: u64,

@@ -1,8 +1,9 @@
 //! One source of text behind [`Corpus`]: a file or a directory, in one of the formats.
 //!
-//! Takes a configuration, gives documents. Puts together where records lie ([`TextFile`], [`Directory`]) and what
-//! one holds (a file for each format). Knows where a document is malformed; what happens then is the caller's
-//! policy, so nothing is skipped or repaired here: a document's number does not depend on those before it.
+//! Takes a configuration, gives documents. Puts together where records lie ([`TextFile`], [`Directory`]) and
+//! what one holds (a file for each format). Knows where a document is malformed; what happens then is the
+//! caller's policy, so nothing is skipped or repaired here: a document's number does not depend on those
+//! before it.
 
 use std::borrow::Cow;
 use std::fs;

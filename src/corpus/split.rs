@@ -1,11 +1,11 @@
-//! Text to sentences: the sentence boundaries of Unicode (UAX #29, of the `unicode-segmentation` crate), within
-//! each line. Takes text, gives its sentences and the lines that they stand in. Knows no format.
+//! Text to sentences: the sentence boundaries of Unicode (UAX #29, of the `unicode-segmentation` crate),
+//! within each line. Takes text, gives its sentences and the lines that they stand in. Knows no format.
 
 use unicode_segmentation::UnicodeSegmentation;
 
 /// A run of more characters than this that are neither letters nor digits (a ruler, a leader of dots, blank
-/// columns) ends a sentence. Behind a full stop the algorithm looks ahead from each character of such a run, in
-/// time that grows with the square of its length: 40 kB of spaces would take 12 s.
+/// columns) ends a sentence. Behind a full stop the algorithm looks ahead from each character of such a run,
+/// in time that grows with the square of its length: 40 kB of spaces would take 12 s.
 const LONGEST_RUN: usize = 64;
 
 /// Gives `found` every sentence of `text` without the white space around it, with its line, from 0. A sentence

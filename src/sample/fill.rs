@@ -1,13 +1,13 @@
-//! Samples filled from documents, up to the maximal length: Google's `create_instances_from_document` (Devlin et
-//! al. 2018, appendix A.2).
+//! Samples filled from documents, up to the maximal length: Google's `create_instances_from_document` (Devlin
+//! et al. 2018, appendix A.2).
 //!
-//! Sentences are added until the target length is reached or the document ends; the pair task makes two segments
-//! of them. Sentences that a sample does not use go back to the document. Two departures: the target is drawn for
-//! each sample, not once for a document (there a long document is cut short as a whole), and a pair that is too
-//! long loses what lies away from the boundary of its segments, A its first tokens and B its last (there a coin
-//! for each token says at which end). A lone
-//! sentence without a second segment keeps its beginning. Without a pair task one segment is filled, and a sentence that does not fit
-//! goes on in the next sample, so that nothing is lost.
+//! Sentences are added until the target length is reached or the document ends; the pair task makes two
+//! segments of them. Sentences that a sample does not use go back to the document. Two departures: the target
+//! is drawn for each sample, not once for a document (there a long document is cut short as a whole), and a
+//! pair that is too long loses what lies away from the boundary of its segments, A its first tokens and B its
+//! last (there a coin for each token says at which end). A lone sentence without a second segment keeps its
+//! beginning. Without a pair task one segment is filled, and a sentence that does not fit goes on in the next
+//! sample, so that nothing is lost.
 
 use std::ops::Range;
 

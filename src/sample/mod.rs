@@ -445,9 +445,9 @@ pub fn mean_bytes(corpus: &dyn Corpus) -> u64 {
 /// The builder that `config` asks for. Its units must begin at a multiple of [`SampleConfig::window_for`].
 ///
 /// # Errors
-/// [`crate::ErrorKind::Usage`] for a configuration that cannot be meant, or not with this corpus and tokenizer;
-/// [`crate::ErrorKind::Data`] where the corpus can give no sample or no negative, or where the vocabulary has
-/// nothing to draw random replacements from.
+/// [`crate::ErrorKind::Usage`] for a configuration that cannot be meant, or not with this corpus and
+/// tokenizer; [`crate::ErrorKind::Data`] where the corpus can give no sample or no negative, or where the
+/// vocabulary has nothing to draw random replacements from.
 pub fn builder<'p>(
     corpus: &'p dyn Corpus,
     tokenizer: &'p dyn Tokenizer,

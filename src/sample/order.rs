@@ -4,8 +4,8 @@
 //! holds the corpus, and walks on along its cycle while it lands outside (Black and Rogaway 2002), so
 //! that any position of any epoch costs the same and nothing is ever stored.
 //!
-//! Where several sources are mixed, an epoch has as many slots for each as it is asked for, and the permutation
-//! shuffles the slots of all.
+//! Where several sources are mixed, an epoch has as many slots for each as it is asked for, and the
+//! permutation shuffles the slots of all.
 
 use std::ops::Range;
 
@@ -88,8 +88,8 @@ impl<'c> EpochOrder<'c> {
     ///
     /// The documents that all epochs ask of a source follow each other without a gap: a source that is asked
     /// for less than it has goes on where the epoch before stopped, one that is asked for more comes again.
-    /// Each time the whole source has had its turn it is permuted anew, unless every epoch has it a whole number
-    /// of times: then the permutation of the slots does that alone.
+    /// Each time the whole source has had its turn it is permuted anew, unless every epoch has it a whole
+    /// number of times: then the permutation of the slots does that alone.
     pub fn place(&self, position: u64) -> Place {
         let mut rank = self.slots.document(position);
         let mut number = 0;

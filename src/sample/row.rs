@@ -106,8 +106,8 @@ impl<'p> RowBuilder<'p> {
         self.segments.resize(self.ids.len(), SEGMENT_B);
     }
 
-    /// Leaves in `masked` the positions that may be predicted: words of the text, unknown ones by policy. Tells
-    /// the chooser of words, where there is one, how they lie.
+    /// Leaves in `masked` the positions that may be predicted: words of the text, unknown ones by policy.
+    /// Tells the chooser of words, where there is one, how they lie.
     ///
     /// Text that spells a special token (a `<pad>` within a sentence, say) must not become one: it would
     /// hide its position from attention or end a segment, so it counts as an unknown word.

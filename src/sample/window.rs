@@ -1,8 +1,8 @@
 //! A shuffled window, so that samples of one document do not stand next to each other in a batch.
 //!
-//! The positions of an epoch are grouped, from its start on, in windows of a fixed number. All samples of a window
-//! are built, permuted by a key of (seed, epoch, window) and numbered anew: the cursor of each is the window's first
-//! position and its place in the window. What a worker holds is a window more than its unit.
+//! The positions of an epoch are grouped, from its start on, in windows of a fixed number. All samples of a
+//! window are built, permuted by a key of (seed, epoch, window) and numbered anew: the cursor of each is the
+//! window's first position and its place in the window. What a worker holds is a window more than its unit.
 
 use super::{Cursor, Origin, Sample, SampleBuilder, SampleConfig, Samples, Unit};
 use crate::Result;

@@ -1,17 +1,18 @@
 //! Masks of whole words: single ones, n-grams and spans. Pure functions of words and draws.
 //!
-//! A group is a run of consecutive words, one word for whole-word masking. Groups of both kinds of count differ by
-//! the distribution of their lengths alone. A word of which only some tokens may be predicted has only those; one
-//! without any, and the end of a segment, ends every group.
+//! A group is a run of consecutive words, one word for whole-word masking. Groups of both kinds of count
+//! differ by the distribution of their lengths alone. A word of which only some tokens may be predicted has
+//! only those; one without any, and the end of a segment, ends every group.
 
 use super::MaskUnit;
 use crate::rng::SampleRng;
 
-/// Most words of an n-gram (Lan et al. 2020, section 3.1), whose length n has a probability proportional to 1/n.
+/// Most words of an n-gram (Lan et al. 2020, section 3.1), whose length n has a probability proportional to
+/// 1/n.
 const LONGEST_NGRAM: u32 = 3;
 
-/// Most words of a span, whose length has a geometric distribution cut off there: 3.8 words on average (Joshi et
-/// al. 2020, section 3.1).
+/// Most words of a span, whose length has a geometric distribution cut off there: 3.8 words on average (Joshi
+/// et al. 2020, section 3.1).
 const LONGEST_SPAN: usize = 10;
 
 /// Parameter of that distribution.
@@ -106,10 +107,10 @@ impl Chooser {
         self.words.pop_if(|word| word.from == word.to).is_some()
     }
 
-    /// Chooses groups of together `budget` candidates at most: words are tried as starts in random order, and a
-    /// group takes as many words of its drawn length as are free, follow and fit the budget (Google's whole-word
-    /// masking, ALBERT's n-grams). A start that does not fit is passed over, so that a few candidates of the
-    /// budget may be left: where every word is longer than it, all of them.
+    /// Chooses groups of together `budget` candidates at most: words are tried as starts in random order, and
+    /// a group takes as many words of its drawn length as are free, follow and fit the budget (Google's
+    /// whole-word masking, ALBERT's n-grams). A start that does not fit is passed over, so that a few
+    /// candidates of the budget may be left: where every word is longer than it, all of them.
     pub fn choose_exact(&mut self, budget: usize, rng: &mut SampleRng) {
         self.begin();
         let mut left = budget as u32;
@@ -133,10 +134,10 @@ impl Chooser {
     ///
     /// Words are walked through; at each that no group has reached a group begins with probability `s`. With
     /// groups of `m` words on average, a step of the walk covers `s m` words and leaves `1 - s`, so that the
-    /// covered share is `s m / (s m + 1 - s)`; it is `rate` for `s = rate / (rate + m (1 - rate))`. So it is far
-    /// from the beginning of a run. To have it from the first word on, a run begins as if the walk had come from
-    /// afar: within a group with probability `rate`, of which `r` words are then left with probability
-    /// `P(length >= r) / m`.
+    /// covered share is `s m / (s m + 1 - s)`; it is `rate` for `s = rate / (rate + m (1 - rate))`. So it is
+    /// far from the beginning of a run. To have it from the first word on, a run begins as if the walk had
+    /// come from afar: within a group with probability `rate`, of which `r` words are then left with
+    /// probability `P(length >= r) / m`.
     pub fn choose_bernoulli(&mut self, rate: f64, rng: &mut SampleRng) {
         self.begin();
         let begins = rate / (rate + self.lengths.mean * (1.0 - rate));

@@ -1,5 +1,6 @@
-//! Architecture `bert`, every engine against numbers of transformers' BertForPreTraining (`fixtures/golden`): hidden states,
-//! logits, loss, gradient norm, every named gradient, and all weights after five steps of AdamW.
+//! Architecture `bert`, every engine against numbers of transformers' BertForPreTraining (`fixtures/golden`):
+//! hidden states, logits, loss, gradient norm, every named gradient, and all weights after five steps of
+//! AdamW.
 
 use bertstream::model::{Arch, Engine, FusedEngine, GraphEngine, Optimizer, OptimizerKind, Update};
 

@@ -6,7 +6,7 @@ use super::{Args, cores, default_workers};
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{CorpusConfig, Sources};
 use crate::model::{Arch, Init, ModelConfig, Optimizer, OptimizerKind, published_positions};
-use crate::sample::{PairTask, SampleConfig};
+use crate::sample::SampleConfig;
 use crate::train::config::FORMAT;
 use crate::train::schedule::{REFERENCE_LR, default_warmup};
 use crate::train::{
@@ -221,12 +221,6 @@ pub fn check(config: &RunConfig) -> Result<()> {
     at_least("--adam-weight-decay", weight_decay, "0 or more", weight_decay >= 0.0)?;
     let clip = config.clip.unwrap_or(1.0);
     at_least("--clip", clip, "0 (off) or more", clip > 0.0)?;
-    if config.data.documents < 2 && config.sample.pair == PairTask::Nsp {
-        return Err(Error::data(format!(
-            "corpus {}: {} document(s), and a pair that is not next needs two: give more text, or --pair none",
-            config.data.corpus, config.data.documents
-        )));
-    }
     match config.length.total {
         0 => Err(Error::data(format!("corpus {}: no document", config.data.corpus))),
         _ => Ok(()),

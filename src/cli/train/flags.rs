@@ -10,8 +10,8 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelFlags {
-    /// A published size of BERT, --arch bert: tiny (2 layers of 128), mini (4 of 256), small (4 of 512), medium
-    /// (8 of 512), base (12 of 768) or large (24 of 1024).
+    /// A published size of BERT, --arch bert: tiny (2 layers of 128), mini (4 of 256), small (4 of 512),
+    /// medium (8 of 512), base (12 of 768) or large (24 of 1024).
     #[arg(long, value_name = "NAME", hide_possible_values = true)]
     pub size: Option<Size>,
     /// Width of the model (`-hs` of the reference) [default: 256].
@@ -86,7 +86,8 @@ pub struct TrainingFlags {
     /// Stop after so many steps.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub steps: Option<u64>,
-    /// Width of a batch: its longest sample, or always --seq-len [default: longest; reference: fixed].
+    /// Width of a batch: its longest sample, always --seq-len, or --seq-len with as many samples in a row as fit
+    /// (packed) [default: longest; reference: fixed].
     #[arg(long, value_name = "HOW")]
     pub pad: Option<PadTo>,
     /// Peak learning rate. The reference's schedule, which there ignores it, is scaled by its ratio to

@@ -1,8 +1,8 @@
 //! `train --init`: weights from a checkpoint of transformers in place of drawn ones.
 //!
-//! Takes the flags and the vocabulary, gives the part of the configuration that follows from the checkpoint, and
-//! its weights. The checkpoint is read anew where a run goes on that has saved nothing yet, and must then be the
-//! same.
+//! Takes the flags and the vocabulary, gives the part of the configuration that follows from the checkpoint,
+//! and its weights. The checkpoint is read anew where a run goes on that has saved nothing yet, and must then
+//! be the same.
 
 use std::path::{Path, PathBuf};
 
@@ -25,8 +25,8 @@ pub fn vocabulary(args: &Args) -> Result<PathBuf> {
     }
 }
 
-/// The configuration of a new run over what `--init` gives, where it is there: the shape of the model. Tells what
-/// is taken and what starts afresh.
+/// The configuration of a new run over what `--init` gives, where it is there: the shape of the model. Tells
+/// what is taken and what starts afresh.
 ///
 /// # Errors
 /// Those of [`import::read`]; [`crate::ErrorKind::Usage`] where a flag contradicts the checkpoint.

@@ -40,8 +40,8 @@ pub use terminal::percent;
 /// Flags of `train`. Those left out come from the preset, or on `--resume` from the run.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Text to train on, a file or a directory of files (--corpus-format tells the formats). Several, each with
-    /// this flag, are mixed; FILE:NUMBER gives each a share of the text of an epoch.
+    /// Text to train on, a file or a directory of files (--corpus-format tells the formats). Several, each
+    /// with this flag, are mixed; FILE:NUMBER gives each a share of the text of an epoch.
     #[arg(short = 'c', long, value_name = "FILE", required_unless_present = "resume", action = ArgAction::Append,
           aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
     corpus: Vec<SourceArg>,
@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(short = 't', long, value_name = "FILE", action = ArgAction::Append,
           aliases = ["test_dataset", "test-dataset"])]
     test: Vec<SourceArg>,
-    /// Vocabulary made by `bertstream vocab`.
+    /// Vocabulary: made by `vocab` or `tokenizer train`, or any tokenizer.json, vocab.txt, or directory with one.
     #[arg(short = 'v', long, value_name = "FILE", required_unless_present_any = ["resume", "init"],
           aliases = ["vocab_path", "vocab-path"])]
     vocab: Option<PathBuf>,
@@ -64,7 +64,7 @@ pub struct Args {
     resume: Option<PathBuf>,
     /// Start from the weights of a BERT in this directory, as transformers' `save_pretrained` wrote it
     /// (safetensors). The model's shape is the checkpoint's; its vocabulary is, unless --vocab names another.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["resume", "initializer"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["resume", "initializer", "size"])]
     init: Option<PathBuf>,
     /// Defaults of all other flags [default: default].
     #[arg(long, value_name = "NAME")]

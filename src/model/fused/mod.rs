@@ -81,8 +81,9 @@ impl FusedEngine {
     /// `threads` threads of its own.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Usage`] for a shape that cannot be or too many threads, [`crate::ErrorKind::Internal`] where the
-    /// weights' number is not the layout's or threads cannot be started.
+    /// [`crate::ErrorKind::Usage`] for a shape that cannot be or too many threads,
+    /// [`crate::ErrorKind::Internal`] where the weights' number is not the layout's or threads cannot be
+    /// started.
     pub fn new(
         config: &ModelConfig,
         optimizer: Optimizer,

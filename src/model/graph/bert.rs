@@ -12,8 +12,8 @@ const NORM_EPSILON: f64 = 1e-12;
 const TOKENS: &str = "bert.embeddings.word_embeddings.weight";
 
 impl Forward<'_> {
-    /// Log-probabilities of tokens `(masked, vocab_size)` from `(masked, hidden)`: a transform, and the product with
-    /// the token embedding itself.
+    /// Log-probabilities of tokens `(masked, vocab_size)` from `(masked, hidden)`: a transform, and the
+    /// product with the token embedding itself.
     pub(super) fn bert_mlm(&self, hidden: &Tensor) -> Result<Tensor> {
         let transformed = gelu(&self.linear("cls.predictions.transform.dense", hidden)?)?;
         let transformed = self.bert_norm("cls.predictions.transform.LayerNorm", &transformed)?;
@@ -40,7 +40,8 @@ impl Forward<'_> {
         self.drop(self.bert_norm("bert.embeddings.LayerNorm", &x)?, DropoutSite::Embedding)
     }
 
-    /// Token embeddings. Row 0 is padding: it learns as an output's weight, never through this (`padding_idx`).
+    /// Token embeddings. Row 0 is padding: it learns as an output's weight, never through this
+    /// (`padding_idx`).
     fn tokens(&self) -> Result<Tensor> {
         let tokens = self.weights.get(TOKENS)?.index_select(&self.indices(self.batch.ids.clone())?, 0)?;
         let learns: Vec<f32> = self.batch.ids.iter().map(|&id| if id == 0 { 0.0 } else { 1.0 }).collect();

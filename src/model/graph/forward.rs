@@ -1,10 +1,10 @@
 //! The forward pass, one candle operation after the other: what both architectures share.
 //!
 //! Takes a batch and the weights as tensors, gives the residual stream and the heads' log-probabilities; the
-//! architectures' own parts are in `reference` and `bert`. Everything here has a backward in candle: its stock layer
-//! norm, `softmax_last_dim` and dropout do not (gradients below them vanish without an error), so norm and dropout
-//! are composed of smaller operations, and the softmax is the one that candle composes itself. Knows nothing of
-//! losses, gradients or the host's columns.
+//! architectures' own parts are in `reference` and `bert`. Everything here has a backward in candle: its
+//! stock layer norm, `softmax_last_dim` and dropout do not (gradients below them vanish without an error), so
+//! norm and dropout are composed of smaller operations, and the softmax is the one that candle composes
+//! itself. Knows nothing of losses, gradients or the host's columns.
 
 use candle_core::{D, Device, Result, Tensor};
 use candle_nn::ops::softmax;
@@ -142,7 +142,8 @@ impl Forward<'_> {
         Tensor::from_vec(scores, (rows, 1, queries, seq_len), self.device)
     }
 
-    /// Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2), with its output's projection.
+    /// Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2), with its output's
+    /// projection.
     pub(super) fn attention(
         &self,
         layer: usize,
@@ -202,8 +203,8 @@ impl Dropout {
         }
     }
 
-    /// What a site's elements are multiplied by, `(rows, heads, seq_len, width)`: 0 where dropped, the
-    /// scale where kept, 1 at padded positions, which have no masks. A sample's masks are the same wherever in a
+    /// What a site's elements are multiplied by, `(rows, heads, seq_len, width)`: 0 where dropped, the scale
+    /// where kept, 1 at padded positions, which have no masks. A sample's masks are the same wherever in a
     /// row it lies; attention's keys are counted from its first token.
     fn multipliers(&self, site: DropoutSite, batch: &HostBatch, heads: usize, width: usize) -> Vec<f32> {
         let key = dropout::site(self.seed, self.step, site.number());

@@ -1,10 +1,10 @@
 //! The model as a plain composition of candle operations, with candle's own backward.
 //!
-//! Takes [`HostBatch`]es, gives losses and gradients. This is the readable engine: `forward`, `reference`
-//! and `bert` state the arithmetic line by line, and nothing is written by hand for speed. It is the oracle that
-//! other engines are compared with, and the way to any device that candle knows. Weights live on the
-//! device, one variable per named parameter; gradients and moments are flat columns on the host, where
-//! [`Optimizer`] works on them. Knows nothing of how batches come about or when steps are taken.
+//! Takes [`HostBatch`]es, gives losses and gradients. This is the readable engine: `forward`, `reference` and
+//! `bert` state the arithmetic line by line, and nothing is written by hand for speed. It is the oracle that
+//! other engines are compared with, and the way to any device that candle knows. Weights live on the device,
+//! one variable per named parameter; gradients and moments are flat columns on the host, where [`Optimizer`]
+//! works on them. Knows nothing of how batches come about or when steps are taken.
 
 use candle_core::{Device, Tensor, Var};
 

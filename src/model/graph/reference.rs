@@ -15,8 +15,8 @@ impl Forward<'_> {
         log_softmax(&self.linear("mask_lm.linear", hidden)?, D::Minus1)
     }
 
-    /// Log-probabilities of the pair labels `(samples, 2)` from the first positions as they stand: the reference
-    /// has no pooling layer.
+    /// Log-probabilities of the pair labels `(samples, 2)` from the first positions as they stand: the
+    /// reference has no pooling layer.
     pub(super) fn reference_nsp(&self, firsts: &Tensor) -> Result<Tensor> {
         log_softmax(&self.linear("next_sentence.linear", firsts)?, D::Minus1)
     }

@@ -32,8 +32,9 @@ fn expected() -> [(&'static str, Value); 5] {
 /// Reads the shape of the model in `directory`.
 ///
 /// # Errors
-/// [`crate::ErrorKind::MissingInput`] where there is no `config.json`, [`crate::ErrorKind::Data`] where it is malformed,
-/// [`crate::ErrorKind::Mismatch`] naming the field where it is a model that this program cannot compute.
+/// [`crate::ErrorKind::MissingInput`] where there is no `config.json`, [`crate::ErrorKind::Data`] where it is
+/// malformed, [`crate::ErrorKind::Mismatch`] naming the field where it is a model that this program cannot
+/// compute.
 pub(super) fn read(directory: &Path) -> Result<ModelConfig> {
     let path = directory.join(CONFIG);
     let bytes = durable::read_at_most(&path, MOST_OF_A_CONFIG)?;

@@ -35,8 +35,8 @@ pub fn check(model: &ModelConfig) -> Result<()> {
 /// before it stays.
 ///
 /// # Errors
-/// Those of [`check`]; [`ErrorKind::CannotCreate`] where `directory` holds something; those of [`import::read`] and
-/// [`ErrorKind::Internal`] where what was written is not what was given.
+/// Those of [`check`]; [`ErrorKind::CannotCreate`] where `directory` holds something; those of
+/// [`import::read`] and [`ErrorKind::Internal`] where what was written is not what was given.
 pub fn write(
     directory: &Path,
     model: &ModelConfig,

@@ -1,8 +1,9 @@
 //! Weights of a BERT that transformers wrote, in the order of our layout.
 //!
 //! Takes a directory with `config.json` and safetensors, gives a model's shape, its weights and what was
-//! missing. Trusts no file: sizes are held against each other before memory is taken, every tensor has a place
-//! or is named, every value is finite. A pickle is never opened, because reading one means running what it says.
+//! missing. Trusts no file: sizes are held against each other before memory is taken, every tensor has a
+//! place or is named, every value is finite. A pickle is never opened, because reading one means running what
+//! it says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -72,9 +73,9 @@ const MOST_OF_HEADERS: u64 = 128 << 20;
 /// Reads the model in `directory`. What it lacks starts as a fresh model's of this seed.
 ///
 /// # Errors
-/// [`ErrorKind::MissingInput`] where files are missing; [`ErrorKind::Data`] where one is damaged, a pickle, or has
-/// tensors that are missing, unknown, of another shape or type, or not finite; [`ErrorKind::Mismatch`] where it is
-/// a model that cannot be computed here.
+/// [`ErrorKind::MissingInput`] where files are missing; [`ErrorKind::Data`] where one is damaged, a pickle,
+/// or has tensors that are missing, unknown, of another shape or type, or not finite; [`ErrorKind::Mismatch`]
+/// where it is a model that cannot be computed here.
 pub fn read(directory: &Path, seed: u64) -> Result<Imported> {
     let model = config::read(directory)?;
     let layout = Layout::new(&model);
@@ -278,13 +279,13 @@ fn assemble(
 }
 
 impl Imported {
-    /// The same model for the tokens of `tokenizer`. Rows of the embedding and biases of the head go with their
-    /// tokens, those with a role with their role; a token that the checkpoint's own vocabulary, `own`, lacks starts
-    /// as a fresh model's of this seed.
+    /// The same model for the tokens of `tokenizer`. Rows of the embedding and biases of the head go with
+    /// their tokens, those with a role with their role; a token that the checkpoint's own vocabulary, `own`,
+    /// lacks starts as a fresh model's of this seed.
     ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`] where no vocabulary says which row is which token and the number of rows is another,
-    /// and where the checkpoint knows no ordinary token.
+    /// [`ErrorKind::Mismatch`] where no vocabulary says which row is which token and the number of rows is
+    /// another, and where the checkpoint knows no ordinary token.
     pub fn for_vocabulary(
         self,
         own: Option<&dyn Tokenizer>,

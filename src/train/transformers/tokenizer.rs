@@ -1,4 +1,5 @@
-//! The vocabulary among a model's files in transformers: found there, and written so that it is understood there.
+//! The vocabulary among a model's files in transformers: found there, and written so that it is understood
+//! there.
 
 use std::fs::File;
 use std::io::Read;
@@ -26,7 +27,8 @@ pub fn find(directory: &Path) -> Option<PathBuf> {
     std::iter::once(words).filter(|path| is_ours(path)).chain(others).find(|path| path.is_file())
 }
 
-/// Writes the files of `tokenizer` that transformers reads into `directory`, for a model of `positions` positions.
+/// Writes the files of `tokenizer` that transformers reads into `directory`, for a model of `positions`
+/// positions.
 pub(super) fn write(directory: &Path, tokenizer: &dyn Tokenizer, positions: usize) -> Result<()> {
     let put = |name: &str, text: String| {
         let path = directory.join(name);
@@ -95,8 +97,8 @@ fn template(tokenizer: &dyn Tokenizer) -> Value {
     })
 }
 
-/// A `tokenizer.json` with what it may lack and a model for pretraining needs: the tokens around a text. Left byte
-/// for byte as it is where they are there.
+/// A `tokenizer.json` with what it may lack and a model for pretraining needs: the tokens around a text. Left
+/// byte for byte as it is where they are there.
 fn complete(bytes: Vec<u8>, tokenizer: &dyn Tokenizer) -> Result<Vec<u8>> {
     let mut whole: Value = serde_json::from_slice(&bytes)
         .map_err(|e| Error::internal("the tokenizer's own JSON is malformed").caused_by(e))?;
