@@ -93,7 +93,6 @@ def check(program, corpus, work):
         tokens = vocabulary["model"]["vocab"]
         (directory / "vocab.txt").write_text("".join(f"{t}\n" for t in sorted(tokens, key=tokens.get)))
         peer = BertWordPieceTokenizer(str(directory / "vocab.txt"), lowercase=not cased)
-        # What that class adds, our files and those of `transformers` have by their added tokens.
         for name in ["corpus", "hostile"]:
             text = lines if name == "corpus" else HOSTILE + HUGE
             compare(f"{directory.name} vocab.txt, {name}", program, directory / "vocab.txt", peer, text)
