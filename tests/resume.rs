@@ -218,7 +218,10 @@ fn every_field_that_differs_is_listed_and_what_changes_no_weight_may_differ() {
     let weighted = |source: &CorpusConfig, weight| CorpusConfig { weight: Some(weight), ..source.clone() };
     let two = several([weighted(&source, 1.0), weighted(&source, 3.0)]);
     assert_eq!(two.differences(&several([weighted(&source, 1.0), weighted(&moved, 3.0)])), []);
-    let given = several([weighted(&source, 2.0), CorpusConfig { format: None, ..weighted(&source, 3.0) }]);
+    let given = several([
+        weighted(&source, 2.0),
+        CorpusConfig { format: Some(Format::Jsonl), ..weighted(&source, 3.0) },
+    ]);
     let fields: Vec<_> = two.differences(&given).into_iter().map(|d| d.field).collect();
     assert_eq!(fields, ["data.corpus.0.weight", "data.corpus.1.format"]);
     assert_ne!(two.fingerprint(), given.fingerprint());
