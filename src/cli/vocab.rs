@@ -406,6 +406,29 @@ mod tests {
     }
 
     #[test]
+    fn texts_of_json_lines_and_directories_are_counted_and_not_their_markup() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = dir.path().join("files");
+        std::fs::create_dir(&files).unwrap();
+        std::fs::write(files.join("one.txt"), "red blue").unwrap();
+        std::fs::write(files.join("two.txt"), "blue").unwrap();
+        let lines = dir.path().join("lines.jsonl");
+        std::fs::write(&lines, "{\"text\":\"blue green\"}\n").unwrap();
+        let check = |flags: &str, expected: &[&str]| {
+            let args = parse(&format!("{flags} --limit 1")).unwrap();
+            let config = args.text.resolve(Kind::Word).unwrap();
+            let mut words = vec![];
+            let text = args.text.open().unwrap();
+            text.each_word(&config, &|_| {}, |word, n| words.push(format!("{word} {n}"))).unwrap();
+            assert_eq!(words, expected, "{flags}");
+        };
+        let (files, lines) = (files.display(), lines.display());
+        check(&format!("-c {files}"), &["blue 2", "red 1"]);
+        check(&format!("-c {lines}"), &["blue 1", "green 1"]);
+        check(&format!("-c {files} -c {lines}"), &["blue 3", "green 1", "red 1"]);
+    }
+
+    #[test]
     fn an_output_that_cannot_be_written_is_refused_before_counting() {
         let dir = tempfile::tempdir().unwrap();
         let check = |corpus: &Path, output: &Path, expected| {
@@ -415,7 +438,7 @@ mod tests {
         let file = dir.path().join("file");
         std::fs::write(&file, "a b").unwrap();
         check(&dir.path().join("none"), &dir.path().join("v.json"), 66);
-        check(dir.path(), &dir.path().join("v.json"), 66);
+        check(&dir.path().join("none.jsonl"), &dir.path().join("v.json"), 66);
         // The corpus is missing as well, but it is the output that is looked at first.
         for output in ["no/v.json", "file/v.json", ""] {
             check(&dir.path().join("none"), &dir.path().join(output), 73);
