@@ -71,6 +71,10 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
     }
 }
 
+/// Peak learning rate of a run that begins with a published checkpoint: that of its own pretraining (Devlin et
+/// al. 2018, appendix A.2).
+const CONTINUED_LR: f64 = 1e-4;
+
 impl Args {
     /// What samples and batches look like: these flags over a configuration. The first thing to know, since
     /// the length of an epoch follows from it.
@@ -97,6 +101,8 @@ impl Args {
             (epochs, steps) => Length::new(epochs, steps, epoch.steps(accumulate)),
         };
         let shape = model.size.map(Size::shape);
+        // Weights that know something already are lost to the rate that fresh ones need.
+        let continued = (base.init_from.is_some() && !resumed).then_some(CONTINUED_LR);
         let hidden = model.hidden.or(shape.map(|(_, hidden)| hidden)).unwrap_or(base.model.hidden);
         let arch = model.arch.unwrap_or(if shape.is_some() { Arch::Bert } else { base.model.arch });
         let max_positions = base.model.max_positions.max(base.sample.seq_len);
@@ -130,7 +136,7 @@ impl Args {
             },
             schedule: Schedule {
                 kind,
-                lr: training.lr.or(model.size.map(Size::lr)).unwrap_or(base.schedule.lr),
+                lr: training.lr.or(model.size.map(Size::lr)).or(continued).unwrap_or(base.schedule.lr),
                 warmup: match training.warmup {
                     Some(warmup) => warmup,
                     None if resumed => base.schedule.warmup,

@@ -91,7 +91,7 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "HOW")]
     pub pad: Option<PadTo>,
     /// Peak learning rate. The reference's schedule, which there ignores it, is scaled by its ratio to
-    /// 1e-3 [default: 1e-3].
+    /// 1e-3 [default: 1e-3; --size small, medium: 5e-4; base, large, and --init: 1e-4].
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// Course of the learning rate [default: linear; reference: reference].

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::output::{print, tell};
 use super::{Done, Opened};
+use crate::model::Arch;
 use crate::train::checkpoint::Progress;
 use crate::train::{
     DeviceChoice, Ending, EvaluationRecord, RunConfig, RunDir, Runtime, StepRecord, Stop, Survey, memory,
@@ -145,7 +146,10 @@ pub(super) fn conclude(config: &RunConfig, run: &RunDir, done: &Done, json: bool
     if let Some(best) = best {
         print(format_args!("best on the test corpus: loss {:.4} after step {}", best.loss, best.step))?;
     }
-    print(format_args!("weights for PyTorch: {directory}/model.safetensors"))?;
+    match config.model.arch {
+        Arch::Reference => print(format_args!("weights for PyTorch: {directory}/model.safetensors"))?,
+        Arch::Bert => print(format_args!("for transformers: bertstream export {directory} DIR"))?,
+    }
     match &config.data.test {
         Some(test) => {
             let flags: String =
