@@ -9,7 +9,6 @@ use bertstream::corpus::tokens::{Header, TokenFile, Tokenized, Writer};
 use bertstream::corpus::{Corpus, DocumentIds, Shape, Source};
 use bertstream::pipeline::{Plan, encode_blocks};
 use bertstream::sample::{Cursor, PairTask, SampleConfig};
-use bertstream::vocab::Tokenizer;
 
 use super::documents::{mixture, variants};
 use super::memory::{Documents, Line, Lines, Words, made_up};

@@ -211,7 +211,7 @@ impl TokenFile {
     /// The bytes of a block behind what stands before it.
     fn body(&self, block: u64) -> Result<&[u8]> {
         let damaged = || self.damaged_block(block);
-        let start = read_u64(&self.mapped(self.table + 8 * block, 8)?, 0).ok_or_else(damaged)?;
+        let start = read_u64(self.mapped(self.table + 8 * block, 8)?, 0).ok_or_else(damaged)?;
         let head = self.mapped(start, BLOCK_HEAD as u64)?;
         let length = read_u64(head, 0).ok_or_else(damaged)?;
         if start.saturating_add(length) > self.table {

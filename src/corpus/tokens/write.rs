@@ -51,7 +51,9 @@ pub fn encode_block(
             }
             Err(error) => return Err(error),
         };
-        (ids.clear(), begins.clear(), sentences.clear());
+        ids.clear();
+        begins.clear();
+        sentences.clear();
         let mut line = 0;
         for sentence in &document.sentences {
             let before = ids.len();
