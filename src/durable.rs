@@ -88,6 +88,17 @@ pub fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
     sync_dir(directory)
 }
 
+/// Gives the finished file `from`, open as `file`, the name `to` beside it: its content is synced, it is renamed,
+/// and the directory is synced. For files that grow over hours and are gone on with after a kill.
+///
+/// # Errors
+/// As [`write_file`]; `from` stays where it is, except where the last sync failed.
+pub fn publish_file(file: &File, from: &Path, to: &Path) -> Result<()> {
+    file.sync_all().map_err(|error| failed_write(to, None, error))?;
+    fs::rename(from, to).map_err(|error| failed_write(to, None, error))?;
+    sync_dir(parent(to))
+}
+
 /// All of a file that is meant to be small enough for memory.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use std::thread::{self, Scope};
 
 use crate::collate::{self, CollateConfig, Collator, HostBatch};
 use crate::corpus::Corpus;
+use crate::corpus::tokens::{self, Block};
 use crate::flow::{StageStats, ordered_map, prefetch};
 use crate::sample::{self, Cursor, SampleConfig, Samples, Unit};
 use crate::vocab::Tokenizer;
@@ -120,6 +121,30 @@ impl<'p> Plan<'p> {
         })?;
         Ok(Parts { built, corpus, start, given: 0, failed: None, over: false })
     }
+}
+
+/// Gives `consume` the blocks of a file of ids from `first` on, in order: the same for any number of workers.
+///
+/// # Errors
+/// Those of [`tokens::encode_block`] and of `consume`, with the first of which it ends.
+pub fn encode_blocks(
+    corpus: &dyn Corpus,
+    tokenizer: &dyn Tokenizer,
+    header: &tokens::Header,
+    first: u64,
+    workers: usize,
+    mut consume: impl FnMut(Block) -> Result<()>,
+) -> Result<()> {
+    let stats = StageStats::default();
+    let result = thread::scope(|scope| {
+        let blocks = ordered_map(scope, "tokenize", workers, first..header.blocks(), &stats, |_| {
+            let mut encoder = tokenizer.encoder();
+            Ok(move |block| tokens::encode_block(corpus, &mut *encoder, header, block))
+        })?;
+        blocks.into_iter().try_for_each(|block| consume(block?))
+    });
+    report("tokenize", &stats);
+    result
 }
 
 /// The cursor of an epoch's first sample.

@@ -69,7 +69,7 @@ pub fn run(args: Args) -> Result<()> {
         let inputs: Vec<&Path> = corpora.chain([&*args.source.vocab]).collect();
         super::flags::keep_inputs(path, &inputs)?;
     }
-    let (corpus, _) = args.source.corpus.resolve()?.open()?;
+    let corpus = args.source.open(tokenizer.as_ref())?;
     let config = config.for_corpus(corpus.as_ref());
     let workers = args.source.workers();
     let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };

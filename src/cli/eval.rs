@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ArgAction;
 use serde::Serialize;
 
-use super::flags::{ReadingFlags, SourceArg, sources_at};
+use super::flags::{ReadingFlags, SourceArg, TokensFlag, sources_at};
 use super::output::{grouped, print};
 use super::train::{ComputeFlags, default_workers, percent};
 use super::trained::{Origin, Trained};
@@ -57,6 +57,8 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     reading: ReadingFlags,
+    #[command(flatten)]
+    tokens: TokensFlag,
     #[command(flatten)]
     compute: ComputeFlags,
 }
@@ -176,7 +178,7 @@ pub fn run(args: Args) -> Result<()> {
             .map_err(|e| e.context(format!("batches {}", path.display())))?;
         return measure(&args, &*trained.tokenizer, &mut *trained.engine, &trained.origin, path, &batches);
     }
-    let (corpus, _) = sources(&args, &basis)?.open()?;
+    let (corpus, _) = args.tokens.open(&sources(&args, &basis)?, &*trained.tokenizer)?;
     let sample = SampleConfig { seq_len, ..evaluation_samples(&basis.sample) };
     let Trained { engine, tokenizer, origin, .. } = &mut trained;
     let plan = Plan {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use crate::corpus::{CorpusConfig, Format, Io, Sources};
+use crate::corpus::{Corpus, CorpusConfig, Format, Io, Sources, tokens};
 use crate::sample::{MaskCount, MaskUnit, PairTask, SampleConfig, Shuffle, Truncate};
+use crate::vocab::Tokenizer;
 use crate::{Error, Result};
 
 /// A named set of defaults.
@@ -66,6 +67,27 @@ impl From<OsString> for SourceArg {
             return Self { path: path.into(), weight: Some(weight) };
         }
         Self { path: given.into(), weight: None }
+    }
+}
+
+/// The ids of a corpus, encoded before.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Corpus")]
+pub struct TokensFlag {
+    /// Ids of the corpus, from `bertstream tokenize` [default: the file beside it, if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+}
+
+impl TokensFlag {
+    /// Opens sources as one corpus, with its ids where they have been encoded, and tells what was found out.
+    ///
+    /// # Errors
+    /// Those of [`Sources::open`] and [`tokens::attach`].
+    pub fn open(&self, sources: &Sources, tokenizer: &dyn Tokenizer) -> Result<(Box<dyn Corpus>, Sources)> {
+        let (corpus, sources) = sources.open()?;
+        let corpus = tokens::attach(corpus, &sources, self.tokens.as_deref(), tokenizer)?;
+        Ok((corpus, sources))
     }
 }
 

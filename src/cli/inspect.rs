@@ -7,7 +7,7 @@ use clap::ArgAction;
 use serde::Serialize;
 
 use super::eval::Finished;
-use super::flags::{ReadingFlags, SourceArg};
+use super::flags::{ReadingFlags, SourceArg, TokensFlag};
 use super::output::{Printer, grouped, tell};
 use super::sample::LEGEND;
 use super::train::default_workers;
@@ -74,7 +74,7 @@ struct Predicted<'l> {
 pub fn run(args: Args) -> Result<()> {
     let Finished { config, tokenizer } = Finished::open(&args.run, None)?;
     let sources = args.reading.over(&moved(&config.data.corpus, &args.corpus)?)?;
-    let (corpus, _) = sources.open()?;
+    let (corpus, _) = TokensFlag::default().open(&sources, &*tokenizer)?;
     let found = hex(corpus.fingerprint());
     if found != config.data.corpus_fingerprint {
         return Err(Error::mismatch(format!(

@@ -23,6 +23,7 @@ mod log;
 mod output;
 mod quickstart;
 mod sample;
+mod tokenize;
 mod tokenizer;
 mod train;
 mod trained;
@@ -51,6 +52,9 @@ enum Command {
         \x20 bertstream tokenizer train --corpus train.txt --model wordpiece --vocab-size 8192 --output tokenizer.json\n\
         \x20 bertstream tokenizer encode --tokenizer tokenizer.json \"A text to cut.\"")]
     Tokenizer(tokenizer::Args),
+    /// Encode a corpus once, into a file that training reads instead of its text.
+    #[command(after_help = "Example:\n  bertstream tokenize --corpus train.tsv --vocab vocab.json")]
+    Tokenize(tokenize::Args),
     /// Index a corpus and tell what it is.
     #[command(after_help = "Example:\n\
         \x20 bertstream corpus --check --corpus train.tsv --vocab vocab.json --seq-len 64")]
@@ -105,6 +109,7 @@ impl Cli {
         match self.command {
             Command::Vocab(args) => vocab::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),
+            Command::Tokenize(args) => tokenize::run(args),
             Command::Corpus(args) => corpus::run(args),
             Command::Doctor(args) => corpus::doctor(args),
             Command::Sample(args) => sample::run(args),

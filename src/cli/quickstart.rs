@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::eval;
-use super::flags::{Preset, corpus_at};
+use super::flags::{Preset, TokensFlag, corpus_at};
 use super::output::{grouped, print, tell};
 use super::train::{Opened, begin, check, defaults, execute, introduce};
 use crate::collate::{CollateConfig, HostBatch};
@@ -45,7 +45,7 @@ pub fn run(args: Args) -> Result<()> {
     let text = std::str::from_utf8(TRAIN).map_err(|e| Error::internal("toy corpus").caused_by(e))?;
     let vocab = WordVocab::from_texts(text.lines(), None, 1);
     let (corpus, test) = (corpus_at(&train).into(), corpus_at(&held_out).into());
-    let opened = Opened::open(Box::new(vocab), &corpus, Some(&test))?;
+    let opened = Opened::open(Box::new(vocab), &corpus, Some(&test), &TokensFlag::default())?;
     let base = opened.settle(small(
         &args,
         defaults(Preset::Default, opened.data(directory.join("vocab.json")), &*opened.tokenizer),

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::flags::{CorpusFlags, Preset, SampleFlags};
+use super::flags::{CorpusFlags, Preset, SampleFlags, TokensFlag};
 use super::output::{Printer, Table, grouped, percent, tell};
 use super::train::cores;
-use crate::corpus::Shape;
+use crate::corpus::{Corpus, Shape};
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, Tally, show};
 use crate::vocab::Tokenizer;
@@ -49,10 +49,17 @@ pub(super) struct SourceArgs {
     #[command(flatten)]
     pub corpus: CorpusFlags,
     #[command(flatten)]
+    pub tokens: TokensFlag,
+    #[command(flatten)]
     pub sample: SampleFlags,
 }
 
 impl SourceArgs {
+    /// Opens the corpus, with its ids where they have been encoded.
+    pub fn open(&self, tokenizer: &dyn Tokenizer) -> Result<Box<dyn Corpus>> {
+        self.tokens.open(&self.corpus.resolve()?, tokenizer).map(|(corpus, _)| corpus)
+    }
+
     /// The number of worker threads: asked for, or the cores of this machine.
     pub fn workers(&self) -> usize {
         self.workers.unwrap_or_else(cores)
@@ -73,7 +80,7 @@ pub fn run(args: Args) -> Result<()> {
     let config = args.source.sample.resolve(args.source.preset);
     config.check()?;
     let tokenizer = vocab::load(&args.source.vocab)?;
-    let (corpus, _) = args.source.corpus.resolve()?.open()?;
+    let corpus = args.source.open(tokenizer.as_ref())?;
     let config = config.for_corpus(corpus.as_ref());
     let workers = args.source.workers();
     let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };

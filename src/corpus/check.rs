@@ -14,7 +14,7 @@ use super::source::strip_line_end;
 use super::{Corpus, Fault, Record, Shape, TextCorpus, TextFile};
 use crate::Result;
 use crate::text::BOM;
-use crate::vocab::Tokenizer;
+use crate::vocab::{Encoder, Tokenizer};
 
 /// How many places are named for each kind of finding.
 const PLACES: usize = 5;
@@ -398,7 +398,8 @@ impl Lengths {
 
 /// Counts what a tokenizer makes of sentences.
 struct Survey<'t> {
-    tokenizer: &'t dyn Tokenizer,
+    encoder: Box<dyn Encoder + 't>,
+    unknown_id: u32,
     /// Scratch.
     ids: Vec<u32>,
     tokens: u64,
@@ -409,18 +410,19 @@ struct Survey<'t> {
 
 impl<'t> Survey<'t> {
     fn new(tokenizer: &'t dyn Tokenizer) -> Self {
-        Self { tokenizer, ids: Vec::new(), tokens: 0, unknown: 0, samples: Lengths::default() }
+        let unknown_id = tokenizer.specials().unknown;
+        let encoder = tokenizer.encoder();
+        Self { encoder, unknown_id, ids: Vec::new(), tokens: 0, unknown: 0, samples: Lengths::default() }
     }
 
     /// Counts the sentences of a document: together they are a sample where they are a pair.
     fn add<'s>(&mut self, sentences: impl Iterator<Item = &'s str>, pairs: bool) {
-        let unknown = self.tokenizer.specials().unknown;
         let mut together = 0;
         for sentence in sentences {
             self.ids.clear();
-            self.tokenizer.encode(sentence, &mut self.ids);
+            self.encoder.encode(sentence, &mut self.ids);
             self.tokens += self.ids.len() as u64;
-            self.unknown += self.ids.iter().filter(|&&id| id == unknown).count() as u64;
+            self.unknown += self.ids.iter().filter(|&&id| id == self.unknown_id).count() as u64;
             together += self.ids.len();
             if !pairs {
                 self.samples.add(self.ids.len());

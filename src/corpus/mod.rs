@@ -1,7 +1,8 @@
 //! Stage 1: text to documents, with random access in constant time.
 //!
 //! Takes files, gives [`Document`]s: the sentences of one unit of text, borrowed from the map where
-//! possible, each with its line for error messages and inspection. Knows nothing of tokens or masks.
+//! possible, each with its line for error messages and inspection. Knows nothing of masks, and of tokens no more
+//! than that a corpus may come with a file of them.
 //! Two seams meet here: [`Bytes`] (how bytes are reached: mapped or in memory) and [`Corpus`] (how
 //! bytes are cut into documents). In the reference's format a line is a document of two sentences.
 
@@ -31,6 +32,7 @@ mod sentences;
 mod source;
 mod split;
 mod text;
+pub mod tokens;
 
 pub use fault::Fault;
 pub use file::{IndexFile, TextFile};
@@ -39,6 +41,7 @@ pub use memory::InMemory;
 pub use mixture::Mixture;
 pub use mmap::Mapped;
 pub use source::TextCorpus;
+pub use tokens::{DocumentIds, TokenFile, Tokenized};
 
 /// One sentence and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +134,11 @@ pub trait Corpus: Send + Sync {
 
     /// 64 bits that identify the content that was indexed.
     fn fingerprint(&self) -> u64;
+
+    /// The ids of its documents, where they have been encoded before.
+    fn tokens(&self) -> Option<&TokenFile> {
+        None
+    }
 }
 
 /// Bytes of one file by range. Shared by all workers.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::corpus::Sentence;
-use crate::vocab::Tokenizer;
+use crate::vocab::Encoder;
 
 /// Encoded sentences, one behind the other as columns.
 #[derive(Debug, Default)]
@@ -34,15 +34,31 @@ impl Encoded {
     }
 
     /// Appends a sentence, with its words where `words` is asked for. One without any token is left out.
-    pub fn push(&mut self, sentence: &Sentence<'_>, tokenizer: &dyn Tokenizer, words: bool) {
+    pub fn push(&mut self, sentence: &Sentence<'_>, encoder: &mut dyn Encoder, words: bool) {
         let before = self.ids.len();
         match words {
-            true => tokenizer.encode_words(&sentence.text, &mut self.ids, &mut self.begins),
-            false => tokenizer.encode(&sentence.text, &mut self.ids),
+            true => encoder.encode_words(&sentence.text, &mut self.ids, &mut self.begins),
+            false => encoder.encode(&sentence.text, &mut self.ids),
         }
         if self.ids.len() > before {
             self.ends.push(self.ids.len());
             self.lines.push(sentence.line);
+        }
+    }
+
+    /// Appends a sentence that was encoded before. One without any token is left out.
+    pub fn push_stored(
+        &mut self,
+        ids: impl Iterator<Item = u32>,
+        begins: Option<impl Iterator<Item = bool>>,
+        line: u64,
+    ) {
+        let before = self.ids.len();
+        self.ids.extend(ids);
+        self.begins.extend(begins.into_iter().flatten());
+        if self.ids.len() > before {
+            self.ends.push(self.ids.len());
+            self.lines.push(line);
         }
     }
 

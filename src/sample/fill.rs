@@ -15,9 +15,10 @@ use super::encoded::Encoded;
 use super::order::Place;
 use super::pair::{Pairing, pairing};
 use super::row::RowBuilder;
-use super::walk::{Cut, read};
+use super::texts::{Reader, Slot};
+use super::walk::Cut;
 use super::{Cursor, Origin, PairLabel, PairTask, SampleConfig, Samples, Truncate, nsp, truncate};
-use crate::corpus::{Corpus, Document};
+use crate::corpus::Corpus;
 use crate::rng::{Domain, SampleRng};
 use crate::vocab::Tokenizer;
 use crate::{Error, Result};
@@ -28,7 +29,6 @@ const SHORTEST: usize = 2;
 /// Fills samples from each document.
 pub struct Fill<'p> {
     corpus: &'p dyn Corpus,
-    tokenizer: &'p dyn Tokenizer,
     config: &'p SampleConfig,
     row: RowBuilder<'p>,
     own: Encoded,
@@ -58,7 +58,7 @@ impl<'p> Fill<'p> {
             )));
         }
         let row = RowBuilder::new(tokenizer, config)?;
-        Ok(Self { corpus, tokenizer, config, row, own: Encoded::default(), other: Encoded::default() })
+        Ok(Self { corpus, config, row, own: Encoded::default(), other: Encoded::default() })
     }
 
     /// The sentences of the next sample, which begins at token `from`.
@@ -75,23 +75,22 @@ impl<'p> Fill<'p> {
 
     /// Leaves in `other` sentences of another document of the source, from a random one on: `tokens` or more,
     /// at least one sentence, and fewer where the document ends. Gives its number.
-    fn draw_other(&mut self, place: &Place, tokens: usize, rng: &mut SampleRng) -> Result<u64> {
-        let Self { corpus, tokenizer, config, other, .. } = self;
-        let words = config.mask_unit.needs_words();
+    fn draw_other(
+        &mut self,
+        reader: &mut Reader<'_>,
+        place: &Place,
+        tokens: usize,
+        rng: &mut SampleRng,
+    ) -> Result<u64> {
+        let other = &mut self.other;
         let take = |id, rng: &mut SampleRng| {
-            let Some(document) = read(*corpus, id, 1, config.skip_bad_lines)? else { return Ok(None) };
-            let start = rng.below(document.sentences.len() as u64) as usize;
-            other.clear();
-            for sentence in &document.sentences[start..] {
-                other.push(sentence, *tokenizer, words);
-                if other.len() >= tokens.max(1) {
-                    break;
-                }
-            }
+            let Some(sentences) = reader.open(Slot::Other, id, 1)? else { return Ok(None) };
+            let start = rng.below(sentences as u64) as usize;
+            reader.texts().encode(Slot::Other, start..sentences, tokens.max(1), other);
             Ok((!other.is_empty()).then_some(()))
         };
         let need = "no other document has a token to pair with";
-        nsp::another(*corpus, &place.source, place.document, need, rng, take).map(|(id, ())| id)
+        nsp::another(self.corpus, &place.source, place.document, need, rng, take).map(|(id, ())| id)
     }
 
     /// Appends the sample whose one segment is `tokens` of the document, as far as they fit.
@@ -141,15 +140,14 @@ impl Cut for Fill<'_> {
 
     fn cut(
         &mut self,
-        document: &Document<'_>,
+        reader: &mut Reader<'_>,
+        sentences: usize,
         place: &Place,
         cursor: Cursor,
         out: &mut Samples,
     ) -> Result<()> {
         let SampleConfig { pair, next_rate, short_rate, seed, seq_len, .. } = *self.config;
-        let words = self.config.mask_unit.needs_words();
-        self.own.clear();
-        document.sentences.iter().for_each(|sentence| self.own.push(sentence, self.tokenizer, words));
+        reader.texts().encode(Slot::Own, 0..sentences, usize::MAX, &mut self.own);
 
         let room = seq_len - if pair == PairTask::None { 2 } else { 3 };
         let (mut from, mut cursor) = (0, cursor);
@@ -178,7 +176,7 @@ impl Cut for Fill<'_> {
                     self.push_two((b, a, place.document), PairLabel::NotNext, at, &mut rng, out);
                 }
                 Pairing::Other => {
-                    let other = self.draw_other(place, target.saturating_sub(a.len()), &mut rng)?;
+                    let other = self.draw_other(reader, place, target.saturating_sub(a.len()), &mut rng)?;
                     from = second;
                     let drawn = 0..self.other.len();
                     self.push_two((a, drawn, other), PairLabel::NotNext, at, &mut rng, out);

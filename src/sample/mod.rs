@@ -20,7 +20,9 @@ mod pair;
 mod row;
 mod show;
 mod sop;
+mod stored;
 mod tally;
+mod texts;
 pub mod truncate;
 mod walk;
 mod window;
@@ -455,10 +457,12 @@ pub fn builder<'p>(
 ) -> Result<Box<dyn SampleBuilder + 'p>> {
     match corpus.shape() {
         Shape::Pairs => {
-            windowed(Walk::new(corpus, config, Halves::new(corpus, tokenizer, config)?)?, config, corpus)
+            let cut = Halves::new(corpus, tokenizer, config)?;
+            windowed(Walk::new(corpus, tokenizer, config, cut)?, config, corpus)
         }
         Shape::Documents => {
-            windowed(Walk::new(corpus, config, Fill::new(corpus, tokenizer, config)?)?, config, corpus)
+            let cut = Fill::new(corpus, tokenizer, config)?;
+            windowed(Walk::new(corpus, tokenizer, config, cut)?, config, corpus)
         }
     }
 }

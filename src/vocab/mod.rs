@@ -8,6 +8,7 @@ use crate::Result;
 
 pub mod char;
 pub mod count;
+mod encoder;
 mod file;
 mod map;
 mod ranking;
@@ -18,6 +19,7 @@ pub mod vocabulary;
 pub mod word;
 
 pub use char::CharVocab;
+pub use encoder::{Direct, Encoder};
 pub use split::Kind;
 pub use subword::SubwordTokenizer;
 pub use subword::document::{BertOptions, BertVocab};
@@ -43,6 +45,10 @@ pub struct Specials {
 
 /// Text to ids and back. One instance is shared by all workers.
 pub trait Tokenizer: Send + Sync {
+    /// What a thread that encodes many texts does that with: it may remember what it has seen, and gives the
+    /// same ids as [`Tokenizer::encode`] and [`Tokenizer::encode_words`].
+    fn encoder(&self) -> Box<dyn Encoder + '_>;
+
     /// Appends the ids of `text` to `out`, without any special token around them. Words that the
     /// vocabulary lacks become [`Specials::unknown`].
     fn encode(&self, text: &str, out: &mut Vec<u32>);

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::map::WordMap;
 use super::ranking::Ranking;
 use super::split::{Kind, words};
-use super::{Specials, Tokenizer, file};
+use super::{Direct, Encoder, Specials, Tokenizer, file};
 use crate::{Error, Result, durable};
 
 /// The tokens with a role, at ids `0..5`, in the reference's order and spelling.
@@ -211,6 +211,10 @@ impl<S: Split> Vocabulary<S> {
 }
 
 impl<S: Split> Tokenizer for Vocabulary<S> {
+    fn encoder(&self) -> Box<dyn Encoder + '_> {
+        Box::new(Direct(self))
+    }
+
     /// Corpus text cannot forge a token with a role: a word spelled `<pad>` is an unknown word.
     fn encode(&self, text: &str, out: &mut Vec<u32>) {
         S::KIND.split(text, |token| {

@@ -7,4 +7,5 @@ mod failures;
 mod resume;
 mod signals;
 mod spellings;
+mod tokens;
 mod toy;

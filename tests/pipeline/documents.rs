@@ -65,14 +65,14 @@ fn segments(sample: &Sample<'_>) -> (Vec<u32>, Vec<u32>) {
 // ---- The same batches, whoever builds them and wherever one begins -----------------------------------
 
 /// A mixture of two sources, one asked for less than it has and one for more.
-fn mixture() -> Documents {
+pub fn mixture() -> Documents {
     let sources =
         vec![Source { documents: 0..60, per_epoch: 40 }, Source { documents: 60..80, per_epoch: 50 }];
     Documents { sources, ..made_up(80, 8, 12) }
 }
 
 /// What decides the batches besides the corpus, one of each.
-fn variants() -> Vec<(SampleConfig, PadTo)> {
+pub fn variants() -> Vec<(SampleConfig, PadTo)> {
     let base = SampleConfig { window: 7, ..short() };
     let tasks = TASKS.map(|pair| (SampleConfig { pair, ..base.clone() }, PadTo::Longest));
     let packed = TASKS.map(|pair| (SampleConfig { pair, ..base.clone() }, PadTo::Packed));

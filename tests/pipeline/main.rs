@@ -3,6 +3,7 @@
 
 mod documents;
 mod memory;
+mod tokens;
 
 use bertstream::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use bertstream::corpus::Corpus;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bertstream::corpus::{Corpus, Document, Sentence, Shape, Source};
 use bertstream::rng::{Domain, SampleRng};
-use bertstream::vocab::{Specials, Tokenizer};
+use bertstream::vocab::{Direct, Encoder, Specials, Tokenizer};
 use bertstream::{Error, ErrorKind, Result};
 
 /// Documents in memory; line `n` holds document `n - 1`.
@@ -86,6 +86,10 @@ impl Words {
 }
 
 impl Tokenizer for Words {
+    fn encoder(&self) -> Box<dyn Encoder + '_> {
+        Box::new(Direct(self))
+    }
+
     fn encode_words(&self, text: &str, out: &mut Vec<u32>, begins: &mut Vec<bool>) {
         for word in text.split_whitespace() {
             let known = |id: &u32| !self.pieces || *id < INNER;
@@ -131,7 +135,7 @@ impl Tokenizer for Words {
         None
     }
     fn fingerprint(&self) -> u64 {
-        7
+        self.tokens.len() as u64
     }
     fn save(&self, _path: &Path) -> Result<()> {
         Ok(())

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::ArgAction;
 
-use super::flags::{Preset, ReadingFlags, SampleFlags, SourceArg};
+use super::flags::{Preset, ReadingFlags, SampleFlags, SourceArg, TokensFlag};
 use super::output::tell;
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{Corpus, Sources};
@@ -73,6 +73,8 @@ pub struct Args {
     #[command(flatten)]
     reading: ReadingFlags,
     #[command(flatten)]
+    tokens: TokensFlag,
+    #[command(flatten)]
     sample: SampleFlags,
     #[command(flatten)]
     model: ModelFlags,
@@ -101,13 +103,20 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens the corpora; indexes them first where that has not been done.
-    pub fn open(tokenizer: Box<dyn Tokenizer>, corpus: &Sources, test: Option<&Sources>) -> Result<Self> {
+    /// Opens the corpora; indexes them first where that has not been done. `tokens` are those of the training
+    /// corpus.
+    pub fn open(
+        tokenizer: Box<dyn Tokenizer>,
+        corpus: &Sources,
+        test: Option<&Sources>,
+        tokens: &TokensFlag,
+    ) -> Result<Self> {
         if tokenizer.ordinary_len() == 0 {
             return Err(Error::data("vocabulary: it holds no word: build it with `bertstream vocab`"));
         }
-        let (corpus, sources) = corpus.open()?;
-        let (test, test_sources) = test.map(Sources::open).transpose()?.unzip();
+        let (corpus, sources) = tokens.open(corpus, &*tokenizer)?;
+        let beside = |test| TokensFlag::default().open(test, &*tokenizer);
+        let (test, test_sources) = test.map(beside).transpose()?.unzip();
         Ok(Self { tokenizer, corpus, test, sources: (sources, test_sources) })
     }
 
@@ -155,7 +164,7 @@ fn start(args: &Args) -> Result<()> {
     let Some(output) = &args.output else { return Err(Error::usage("a new run needs --output")) };
     let vocab = init::vocabulary(args)?;
     let (corpus, test) = args.corpora(None)?;
-    let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref())?;
+    let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref(), &args.tokens)?;
     let data = opened.data(vocab);
     let base = defaults(args.preset.unwrap_or_default(), data, &*opened.tokenizer);
     let base = init::over(args, base, &*opened.tokenizer)?;
@@ -187,7 +196,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     let stored = RunConfig::read(&run.file(CONFIG))?;
     let (corpus, test) = args.corpora(Some(&stored.data))?;
     let vocab = args.vocab.clone().unwrap_or_else(|| run_dir::vocabulary(directory));
-    let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref())?;
+    let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref(), &args.tokens)?;
     let base = RunConfig {
         data: opened.data(stored.data.vocab.clone()),
         model: ModelConfig { vocab_size: opened.tokenizer.len(), ..stored.model.clone() },

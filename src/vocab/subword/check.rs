@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use super::MAX_BYTES;
+use super::cut::Cut;
 use crate::{Error, Result};
 
 /// Names of the known parts, by their place in the file: (place, list inside a `Sequence`, names).
@@ -79,6 +80,8 @@ pub(super) struct Checked {
     pub unknown: Option<String>,
     /// The file without truncation and padding, where it has any.
     pub without_limits: Option<Vec<u8>>,
+    /// Where texts can be cut without changing their ids.
+    pub cut: Option<Cut>,
 }
 
 /// Checks the bytes of a `tokenizer.json`.
@@ -117,7 +120,7 @@ pub(super) fn check(json: &[u8]) -> Result<Checked> {
         serde_json::to_vec(&file).expect("what was parsed can be printed")
     });
     let special = special.into_iter().map(|(_, content)| content).collect();
-    Ok(Checked { added, special, unknown, without_limits })
+    Ok(Checked { added, special, unknown, without_limits, cut: Cut::of(&file) })
 }
 
 /// The list under `name`; none where it is missing.

@@ -14,16 +14,20 @@ use tokenizers::{Model as _, OffsetReferential, OffsetType, PreTokenizer as _};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::map::WordMap;
-use super::{SUBWORDS_FILE, Specials, Tokenizer};
+use super::{Direct, Encoder, SUBWORDS_FILE, Specials, Tokenizer};
 use crate::{Error, Result, durable};
 
 mod beside;
+mod cache;
 mod check;
+mod cut;
 pub mod document;
 mod merges;
 pub mod train;
 
 pub use beside::Beside;
+use cache::CachedEncoder;
+use cut::Cut;
 pub use train::{Algorithm, TrainConfig, Trained, train};
 
 /// Largest `tokenizer.json` or `vocab.txt` that is read, in bytes. The largest published ones have a quarter
@@ -85,6 +89,8 @@ pub struct SubwordTokenizer {
     specials: Specials,
     ordinary: Vec<u32>,
     knows_words: bool,
+    /// Where texts can be cut without changing their ids.
+    cut: Option<Cut>,
     fingerprint: u64,
     /// Whether a text that could not be encoded has been told of.
     told: AtomicBool,
@@ -139,6 +145,7 @@ impl SubwordTokenizer {
             specials,
             ordinary,
             knows_words: false,
+            cut: checked.cut,
             fingerprint,
             told: AtomicBool::new(false),
         };
@@ -326,6 +333,13 @@ fn fingerprint(inner: &tokenizers::Tokenizer, specials: &Specials) -> Result<u64
 }
 
 impl Tokenizer for SubwordTokenizer {
+    fn encoder(&self) -> Box<dyn Encoder + '_> {
+        match self.cut {
+            Some(cut) => Box::new(CachedEncoder::new(self, cut)),
+            None => Box::new(Direct(self)),
+        }
+    }
+
     fn encode(&self, text: &str, out: &mut Vec<u32>) {
         let start = out.len();
         if let Err(why) = self.try_encode(text, |id, _| out.push(id)) {

@@ -1,0 +1,73 @@
+//! `bertstream tokenize`: the ids of a corpus, encoded once and kept in a file.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::flags::{CorpusFlags, keep_inputs};
+use super::log;
+use super::output::{Table, bytes, grouped, print, seconds};
+use super::train::cores;
+use crate::corpus::tokens::{Header, Writer, beside};
+use crate::pipeline::encode_blocks;
+use crate::{Result, vocab};
+
+/// Flags of `tokenize`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Vocabulary file, or a tokenizer.
+    #[arg(short = 'v', long, value_name = "FILE", aliases = ["vocab_path", "vocab-path"])]
+    vocab: PathBuf,
+    /// File to write [default: beside the corpus, where every command finds it by itself].
+    #[arg(short = 'o', long, value_name = "FILE", aliases = ["output_path", "output-path"])]
+    output: Option<PathBuf>,
+    /// Threads that encode; 0 encodes without any [default: the number of cores]. The file is the same.
+    #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
+          value_parser = super::flags::workers)]
+    workers: Option<usize>,
+    #[command(flatten)]
+    corpus: CorpusFlags,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args) -> Result<()> {
+    let tokenizer = vocab::load(&args.vocab)?;
+    let (corpus, sources) = args.corpus.resolve()?.open()?;
+    let output = args.output.unwrap_or_else(|| beside(&sources, &*tokenizer));
+    let inputs: Vec<&Path> = sources.iter().map(|source| &*source.path).chain([&*args.vocab]).collect();
+    keep_inputs(&output, &inputs)?;
+
+    let started = Instant::now();
+    let header = Header::new(&*corpus, &*tokenizer);
+    let mut writer = Writer::open(&output, &header)?;
+    let first = writer.blocks_done();
+    let kept = header.documents_of(first).start.min(header.documents());
+    let bar =
+        log::bar(header.documents(), "encoding {wide_bar} {pos}/{len} documents, {per_sec}, {eta} left");
+    bar.set_position(kept);
+    let (mut tokens, mut malformed) = (0, 0);
+    encode_blocks(&*corpus, &*tokenizer, &header, first, args.workers.unwrap_or_else(cores), |block| {
+        tokens += block.tokens;
+        malformed += block.malformed;
+        writer.push(&block)?;
+        bar.inc(block.documents);
+        Ok(())
+    })?;
+    let size = writer.finish()?;
+    bar.finish_and_clear();
+
+    let elapsed = started.elapsed().as_secs_f64();
+    let mut table = Table::new(10);
+    table.row(
+        "documents",
+        format!("{} ({} malformed)", grouped(header.documents() - kept), grouped(malformed)),
+    );
+    if kept > 0 {
+        table.row("kept", format!("{} documents of an interrupted run", grouped(kept)));
+    }
+    table.row("tokens", format!("{} in {}", grouped(tokens), seconds(elapsed)));
+    table.row(
+        "written",
+        format!("{} ({} for {} of text)", output.display(), bytes(size), bytes(corpus.bytes())),
+    );
+    print(table)
+}

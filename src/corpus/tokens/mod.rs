@@ -1,0 +1,452 @@
+//! The ids of a corpus, encoded once and kept in a file.
+//!
+//! Takes a file that [`Writer`] made, gives what it keeps of a document: for each sentence its line and its ids,
+//! with what begins a word. The file belongs to one corpus and one tokenizer, and says to which by their
+//! fingerprints. Knows nothing of samples, nor of where text came from.
+//!
+//! Documents lie in blocks of a fixed number of them, so that one is found in constant time: a table at the end
+//! says where each block begins, and a table in the block where each of its documents does. The file is mapped; a
+//! block's checksum is verified when the block is first touched, so that opening reads only the ends of the file,
+//! and every byte is verified before it is used. `docs/FORMATS.md` has it byte for byte.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Bytes, Corpus, Document, Mapped, Shape, Source, Sources};
+use crate::vocab::Tokenizer;
+use crate::{Error, ErrorKind, Result};
+
+mod write;
+
+pub use write::{Block, Writer, encode_block};
+
+const MAGIC: &[u8; 8] = b"bs-token";
+const VERSION: u32 = 1;
+
+/// Bytes of the header, of what stands before a block, and of what ends the file.
+const HEADER: usize = 56;
+const BLOCK_HEAD: usize = 16;
+const TRAILER: usize = 8;
+
+/// Text of a block, about, in bytes, and most documents of one. A ticket of a worker and a checksum cost next to
+/// nothing for so much, and a random document is there within some microseconds the first time.
+const BLOCK_TEXT: u64 = 64 << 10;
+const MOST_DOCUMENTS: u64 = 1024;
+
+/// What a file holds, and whose ids: the first bytes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of an id: 2 where all ids fit, else 4.
+    width: u8,
+    /// Whether it is kept what begins a word.
+    words: bool,
+    shape: Shape,
+    corpus: u64,
+    tokenizer: u64,
+    documents: u64,
+    per_block: u64,
+}
+
+impl Header {
+    /// The header of the file for this corpus and this tokenizer.
+    pub fn new(corpus: &dyn Corpus, tokenizer: &dyn Tokenizer) -> Self {
+        let mean = (corpus.bytes() / corpus.len().max(1)).max(1);
+        Self {
+            width: if tokenizer.len() <= 1 << 16 { 2 } else { 4 },
+            words: tokenizer.knows_words(),
+            shape: corpus.shape(),
+            corpus: corpus.fingerprint(),
+            tokenizer: tokenizer.fingerprint(),
+            documents: corpus.len(),
+            per_block: (BLOCK_TEXT / mean).clamp(1, MOST_DOCUMENTS),
+        }
+    }
+
+    /// Number of documents.
+    pub fn documents(&self) -> u64 {
+        self.documents
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> u64 {
+        self.documents.div_ceil(self.per_block)
+    }
+
+    /// The documents of a block.
+    pub fn documents_of(&self, block: u64) -> Range<u64> {
+        let first = block * self.per_block;
+        first..self.documents.min(first + self.per_block)
+    }
+
+    fn to_bytes(&self) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12] = self.width;
+        bytes[13] = self.words.into();
+        bytes[14] = (self.shape == Shape::Documents).into();
+        let numbers = [self.corpus, self.tokenizer, self.documents, self.per_block];
+        for (place, number) in bytes[16..48].chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        let hash = xxh3_64(&bytes[..48]);
+        bytes[48..].copy_from_slice(&hash.to_le_bytes());
+        bytes
+    }
+}
+
+/// The file with the ids of `sources` where nobody names another: beside the first of them.
+pub fn beside(sources: &Sources, tokenizer: &dyn Tokenizer) -> PathBuf {
+    let mut name = sources[0].path.clone().into_os_string();
+    if sources.len() > 1 {
+        name.push(format!("+{}", sources.len() - 1));
+    }
+    name.push(format!(".{:016x}.bstok", tokenizer.fingerprint()));
+    name.into()
+}
+
+/// The corpus of these sources with its ids, where they have been encoded before: in the file that is `named`, or
+/// else in the one beside it, if that is there and fits.
+///
+/// # Errors
+/// Those of [`TokenFile::open`], of a named file. One beside the corpus that does not fit is told of and left alone.
+pub fn attach(
+    corpus: Box<dyn Corpus>,
+    sources: &Sources,
+    named: Option<&Path>,
+    tokenizer: &dyn Tokenizer,
+) -> Result<Box<dyn Corpus>> {
+    let path = named.map_or_else(|| beside(sources, tokenizer), Path::to_owned);
+    match TokenFile::open(&path, &*corpus, tokenizer) {
+        Ok(tokens) => Ok(Box::new(Tokenized::new(corpus, tokens))),
+        Err(error) if named.is_some() => Err(error),
+        Err(error) => {
+            if error.kind() != ErrorKind::MissingInput {
+                tracing::warn!(target: "corpus", "text is encoded anew: {error}");
+            }
+            Ok(corpus)
+        }
+    }
+}
+
+/// A file of ids, opened.
+pub struct TokenFile {
+    path: PathBuf,
+    bytes: Mapped,
+    header: Header,
+    /// Where the table of blocks begins.
+    table: u64,
+    /// Ids are below this.
+    ids: u32,
+    /// A bit for each block that has been verified.
+    verified: Box<[AtomicU64]>,
+}
+
+impl TokenFile {
+    /// Opens the file at `path` for the corpus and the tokenizer that it must have been made of.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::MissingInput`] where it is not there, [`crate::ErrorKind::Mismatch`] where it was made
+    /// of another corpus or by another tokenizer, [`crate::ErrorKind::Data`] where it is damaged or no such file.
+    pub fn open(path: &Path, corpus: &dyn Corpus, tokenizer: &dyn Tokenizer) -> Result<Self> {
+        let file = File::open(path).map_err(|error| Error::reading(path, error))?;
+        let bytes = Mapped::new(path, &file)?;
+        let damaged = |what: &str| damaged(path, what);
+        let length = bytes.len();
+        if length < (HEADER + TRAILER) as u64 {
+            return Err(damaged("it ends within its header"));
+        }
+        let header = Header::new(corpus, tokenizer);
+        compare(path, &bytes.slice(0..HEADER as u64)?, &header)?;
+        let table = header.blocks().checked_mul(8).and_then(|t| length.checked_sub(t + TRAILER as u64));
+        let Some(table) = table.filter(|&table| table >= HEADER as u64) else {
+            return Err(damaged("it ends before its table of blocks"));
+        };
+        let end = length - TRAILER as u64;
+        if read_u64(&bytes.slice(end..length)?, 0) != Some(xxh3_64(&bytes.slice(table..end)?)) {
+            return Err(damaged("its table of blocks is not what was written"));
+        }
+        let words = usize::try_from(header.blocks().div_ceil(64))
+            .map_err(|_| damaged("it has more blocks than this machine can count"))?;
+        let verified = std::iter::repeat_with(AtomicU64::default).take(words).collect();
+        let ids = u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
+        Ok(Self { path: path.to_owned(), bytes, header, table, ids, verified })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether this tokenizer gave its ids.
+    pub fn is_of(&self, tokenizer: &dyn Tokenizer) -> bool {
+        self.header.tokenizer == tokenizer.fingerprint()
+    }
+
+    /// Leaves in `out` what there is of document `id`; tells whether it is a document at all, or was malformed
+    /// when it was to be encoded.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Data`] where its block is damaged.
+    pub fn document<'f>(&'f self, id: u64, out: &mut DocumentIds<'f>) -> Result<bool> {
+        if id >= self.header.documents {
+            return Err(Error::internal(format!("document {id} of a corpus of {}", self.header.documents)));
+        }
+        let block = id / self.header.per_block;
+        let body = self.body(block)?;
+        let (word, bit) = ((block / 64) as usize, 1 << (block % 64));
+        if self.verified[word].load(Ordering::Relaxed) & bit == 0 {
+            self.verify(block, body)?;
+            self.verified[word].fetch_or(bit, Ordering::Relaxed);
+        }
+        let documents = self.header.documents_of(block);
+        self.parse(body, &documents, id, out).ok_or_else(|| self.damaged_block(block))
+    }
+
+    /// The bytes of a block behind what stands before it.
+    fn body(&self, block: u64) -> Result<&[u8]> {
+        let damaged = || self.damaged_block(block);
+        let start = read_u64(self.mapped(self.table + 8 * block, 8)?, 0).ok_or_else(damaged)?;
+        let head = self.mapped(start, BLOCK_HEAD as u64)?;
+        let length = read_u64(head, 0).ok_or_else(damaged)?;
+        if start.saturating_add(length) > self.table {
+            return Err(damaged());
+        }
+        self.mapped(start + BLOCK_HEAD as u64, length)
+    }
+
+    fn mapped(&self, start: u64, length: u64) -> Result<&[u8]> {
+        let end = start.checked_add(length).filter(|&end| end <= self.bytes.len());
+        let end = end.ok_or_else(|| damaged(&self.path, "its table of blocks points behind its end"))?;
+        match self.bytes.slice(start..end)? {
+            Cow::Borrowed(bytes) => Ok(bytes),
+            Cow::Owned(_) => Err(Error::internal("a map gave bytes of its own")),
+        }
+    }
+
+    /// Refuses a block that is not what was written, or of which a document makes no sense.
+    fn verify(&self, block: u64, body: &[u8]) -> Result<()> {
+        let start = read_u64(self.mapped(self.table + 8 * block, 8)?, 0);
+        let hash = start.and_then(|start| read_u64(self.mapped(start + 8, 8).ok()?, 0));
+        let documents = self.header.documents_of(block);
+        let mut ids = DocumentIds::default();
+        let whole = hash == Some(xxh3_64(body))
+            && documents.clone().all(|id| {
+                self.parse(body, &documents, id, &mut ids).is_some()
+                    && ids.ids(0..ids.tokens()).all(|id| id < self.ids)
+            });
+        if whole { Ok(()) } else { Err(self.damaged_block(block)) }
+    }
+
+    /// [`TokenFile::document`] in the body of its block; `None` where it makes no sense.
+    fn parse<'f>(
+        &self,
+        body: &'f [u8],
+        documents: &Range<u64>,
+        id: u64,
+        out: &mut DocumentIds<'f>,
+    ) -> Option<bool> {
+        let at = usize::try_from(id - documents.start).ok()?;
+        let (start, end) = (read_u32(body, 4 * at)?, read_u32(body, 4 * at + 4)?);
+        let mut rest = body.get(start as usize..end as usize)?;
+        out.sentences.clear();
+        (out.ids, out.begins, out.wide) = (&[], &[], self.header.width == 4);
+        let Some(sentences) = read_varint(&mut rest)?.checked_sub(1) else {
+            return rest.is_empty().then_some(false);
+        };
+        // Each has two bytes here at least.
+        if sentences > rest.len() as u64 / 2 {
+            return None;
+        }
+        let (mut line, mut tokens) = (0u64, 0usize);
+        for _ in 0..sentences {
+            line = line.wrapping_add(read_varint(&mut rest)?);
+            tokens = tokens.checked_add(usize::try_from(read_varint(&mut rest)?).ok()?)?;
+            out.sentences.push(Stored { line, end: tokens });
+        }
+        (out.ids, out.begins) = rest.split_at_checked(tokens.checked_mul(self.header.width.into())?)?;
+        let bits = if self.header.words { tokens.div_ceil(8) } else { 0 };
+        (out.begins.len() == bits).then_some(true)
+    }
+
+    fn damaged_block(&self, block: u64) -> Error {
+        damaged(&self.path, &format!("block {block} is not what was written"))
+    }
+}
+
+/// A sentence of a document: the line it stands in, and where its tokens end.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    line: u64,
+    end: usize,
+}
+
+/// What is kept of one document.
+#[derive(Clone, Debug, Default)]
+pub struct DocumentIds<'f> {
+    sentences: Vec<Stored>,
+    ids: &'f [u8],
+    wide: bool,
+    /// A bit for each token.
+    begins: &'f [u8],
+}
+
+impl DocumentIds<'_> {
+    /// Number of sentences, those without any token included.
+    pub fn len(&self) -> usize {
+        self.sentences.len()
+    }
+
+    /// Whether there is no sentence.
+    pub fn is_empty(&self) -> bool {
+        self.sentences.is_empty()
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.sentences.last().map_or(0, |sentence| sentence.end)
+    }
+
+    /// The line of sentence `at < len()`.
+    pub fn line(&self, at: usize) -> u64 {
+        self.sentences[at].line
+    }
+
+    /// The tokens of sentence `at < len()`, as places in the document.
+    pub fn sentence(&self, at: usize) -> Range<usize> {
+        let start = if at == 0 { 0 } else { self.sentences[at - 1].end };
+        start..self.sentences[at].end
+    }
+
+    /// The ids at these places.
+    pub fn ids(&self, tokens: Range<usize>) -> impl Iterator<Item = u32> {
+        // One of the two is empty, so that either is a loop without a choice in it.
+        let (wide, narrow) = match self.wide {
+            true => (&self.ids[4 * tokens.start..4 * tokens.end], &[][..]),
+            false => (&[][..], &self.ids[2 * tokens.start..2 * tokens.end]),
+        };
+        let wide = wide.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
+        let narrow = narrow.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes).into());
+        wide.chain(narrow)
+    }
+
+    /// Whether a word begins at each of these places. Only of a tokenizer that knows words.
+    pub fn begins(&self, tokens: Range<usize>) -> impl Iterator<Item = bool> {
+        tokens.map(|at| self.begins[at / 8] >> (at % 8) & 1 == 1)
+    }
+}
+
+/// A corpus, with its ids in a file.
+pub struct Tokenized {
+    corpus: Box<dyn Corpus>,
+    tokens: TokenFile,
+}
+
+impl Tokenized {
+    /// Puts together what [`TokenFile::open`] has found to belong together.
+    pub fn new(corpus: Box<dyn Corpus>, tokens: TokenFile) -> Self {
+        Self { corpus, tokens }
+    }
+}
+
+impl Corpus for Tokenized {
+    fn len(&self) -> u64 {
+        self.corpus.len()
+    }
+
+    fn document(&self, id: u64) -> Result<Document<'_>> {
+        self.corpus.document(id)
+    }
+
+    fn shape(&self) -> Shape {
+        self.corpus.shape()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.corpus.bytes()
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        self.corpus.sources()
+    }
+
+    fn path(&self) -> &Path {
+        self.corpus.path()
+    }
+
+    fn file(&self, id: u64) -> &Path {
+        self.corpus.file(id)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.corpus.fingerprint()
+    }
+
+    fn tokens(&self) -> Option<&TokenFile> {
+        Some(&self.tokens)
+    }
+}
+
+/// Refuses a file whose header is not the expected one, and says what differs.
+fn compare(path: &Path, found: &[u8], expected: &Header) -> Result<()> {
+    let wanted = expected.to_bytes();
+    if !found.starts_with(MAGIC) {
+        return Err(damaged(path, "it is no such file"));
+    }
+    if found[8..12] != wanted[8..12] {
+        return Err(Error::mismatch(format!(
+            "tokens {}: not of version {VERSION}, the one known here: make it again with `bertstream tokenize`",
+            path.display()
+        )));
+    }
+    if read_u64(found, 48) != Some(xxh3_64(&found[..48])) {
+        return Err(damaged(path, "its header is not what was written"));
+    }
+    for (range, what) in [(16..24, "of another corpus"), (24..32, "by another tokenizer")] {
+        if found[range.clone()] != wanted[range.clone()] {
+            let number = |bytes: &[u8]| read_u64(bytes, range.start).unwrap_or_default();
+            return Err(Error::mismatch(format!(
+                "tokens {}: made {what} (fingerprint {:016x}, here {:016x}): make it again with `bertstream \
+                 tokenize`",
+                path.display(),
+                number(found),
+                number(&wanted)
+            )));
+        }
+    }
+    if found != wanted { Err(damaged(path, "its header contradicts its corpus")) } else { Ok(()) }
+}
+
+fn damaged(path: &Path, what: &str) -> Error {
+    Error::data(format!(
+        "tokens {}: {what}: remove the file, or make it again with `bertstream tokenize`",
+        path.display()
+    ))
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// Takes a number off the front: seven bits a byte, the low ones first, the eighth where more follow.
+fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}

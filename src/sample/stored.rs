@@ -1,0 +1,92 @@
+//! Documents whose ids were encoded before: what [`super::texts`] gives from text, from a file of ids.
+//!
+//! The text is asked for only where ids cannot tell: why a document is malformed, and whether two sentences of
+//! the same ids read the same. Knows nothing of how the file lies on the disk.
+
+use std::ops::Range;
+
+use super::encoded::Encoded;
+use super::texts::{Slot, Texts};
+use crate::corpus::{Corpus, DocumentIds, TokenFile};
+use crate::{Error, Result};
+
+/// Documents read from a file of ids.
+pub struct Stored<'p> {
+    corpus: &'p dyn Corpus,
+    tokens: &'p TokenFile,
+    words: bool,
+    own: Open<'p>,
+    other: Open<'p>,
+}
+
+/// An open document, and its number.
+#[derive(Default)]
+struct Open<'p> {
+    id: u64,
+    ids: DocumentIds<'p>,
+}
+
+impl<'p> Stored<'p> {
+    /// The documents of `corpus`, whose ids are in `tokens`, with what begins a word where `words` is asked for.
+    pub fn new(corpus: &'p dyn Corpus, tokens: &'p TokenFile, words: bool) -> Self {
+        Self { corpus, tokens, words, own: Open::default(), other: Open::default() }
+    }
+
+    fn slot(&self, slot: Slot) -> &Open<'p> {
+        match slot {
+            Slot::Own => &self.own,
+            Slot::Other => &self.other,
+        }
+    }
+}
+
+impl Texts for Stored<'_> {
+    fn open(&mut self, slot: Slot, id: u64) -> Result<usize> {
+        let open = match slot {
+            Slot::Own => &mut self.own,
+            Slot::Other => &mut self.other,
+        };
+        open.id = id;
+        if self.tokens.document(id, &mut open.ids)? {
+            return Ok(open.ids.len());
+        }
+        // The corpus says what is wrong with it.
+        self.corpus.document(id)?;
+        Err(Error::mismatch(format!(
+            "tokens {}: document {id} was malformed when they were made and is not any more: make them again \
+             with `bertstream tokenize`",
+            self.tokens.path().display()
+        )))
+    }
+
+    fn line(&self, slot: Slot, sentence: usize) -> u64 {
+        self.slot(slot).ids.line(sentence)
+    }
+
+    fn encode(&mut self, slot: Slot, sentences: Range<usize>, enough: usize, out: &mut Encoded) {
+        let ids = &self.slot(slot).ids;
+        out.clear();
+        for at in sentences {
+            let tokens = ids.sentence(at);
+            let begins = self.words.then(|| ids.begins(tokens.clone()));
+            out.push_stored(ids.ids(tokens), begins, ids.line(at));
+            if out.len() >= enough {
+                break;
+            }
+        }
+    }
+
+    fn read_alike(&mut self, own: Range<usize>, other: Range<usize>) -> Result<bool> {
+        // What reads the same has the same ids.
+        let same_ids = |(a, b)| {
+            let (ours, theirs) = (self.own.ids.sentence(a), self.other.ids.sentence(b));
+            ours.len() == theirs.len() && self.own.ids.ids(ours).eq(self.other.ids.ids(theirs))
+        };
+        if own.len() != other.len() || !own.clone().zip(other.clone()).all(same_ids) {
+            return Ok(false);
+        }
+        let (ours, theirs) = (self.corpus.document(self.own.id)?, self.corpus.document(self.other.id)?);
+        let texts = (ours.sentences.get(own), theirs.sentences.get(other));
+        Ok(matches!(texts, (Some(a), Some(b)) if a.iter().zip(b).all(|(a, b)| a.text == b.text)))
+    }
+}

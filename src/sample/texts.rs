@@ -1,0 +1,152 @@
+//! The text of documents as ids: what every way of cutting asks for, wherever the ids come from.
+//!
+//! A sample is made of one or two documents, its own and another, so two are open at a time. What is encoded
+//! here from text ([`FromText`]) can be read from a file instead ([`Stored`]); samples do not know the difference. Knows
+//! nothing of segments.
+
+use std::ops::Range;
+
+use super::encoded::Encoded;
+use super::stored::Stored;
+use crate::corpus::{Corpus, Document};
+use crate::vocab::{Encoder, Tokenizer};
+use crate::{Error, ErrorKind, Result};
+
+/// Which of the two open documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    Own,
+    Other,
+}
+
+/// Documents as ids. Sentences are numbered from 0, those without any token included.
+pub trait Texts: Send {
+    /// Opens document `id` in place of the one in `slot`, and tells how many sentences it has.
+    ///
+    /// # Errors
+    /// Those of [`Corpus::document`].
+    fn open(&mut self, slot: Slot, id: u64) -> Result<usize>;
+
+    /// The line in which a sentence stands.
+    fn line(&self, slot: Slot, sentence: usize) -> u64;
+
+    /// Leaves these sentences in `out`, as many as it takes to have `enough` tokens. One without any token is
+    /// left out.
+    fn encode(&mut self, slot: Slot, sentences: Range<usize>, enough: usize, out: &mut Encoded);
+
+    /// Whether sentences of the two documents read the same, character by character.
+    ///
+    /// # Errors
+    /// Those of [`Corpus::document`].
+    fn read_alike(&mut self, own: Range<usize>, other: Range<usize>) -> Result<bool>;
+}
+
+/// Opens documents as a run wants them.
+pub struct Reader<'p> {
+    corpus: &'p dyn Corpus,
+    texts: Box<dyn Texts + 'p>,
+    skip_bad: bool,
+}
+
+impl<'p> Reader<'p> {
+    /// Documents of `corpus` as `tokenizer` encodes them, with what begins a word where `words` is asked for.
+    /// Malformed ones are an error unless they are to be left out.
+    pub fn new(corpus: &'p dyn Corpus, tokenizer: &'p dyn Tokenizer, words: bool, skip_bad: bool) -> Self {
+        let texts: Box<dyn Texts> = match corpus.tokens().filter(|tokens| tokens.is_of(tokenizer)) {
+            Some(tokens) => Box::new(Stored::new(corpus, tokens, words)),
+            None => Box::new(FromText::new(corpus, tokenizer, words)),
+        };
+        Self { corpus, texts, skip_bad }
+    }
+
+    /// The documents that are open.
+    pub fn texts(&mut self) -> &mut dyn Texts {
+        &mut *self.texts
+    }
+
+    /// Opens document `id`, which must have `needed` sentences or more, and tells how many it has; `None` where
+    /// it is malformed and the policy is to leave such documents out.
+    ///
+    /// # Errors
+    /// Those of [`Corpus::document`]; [`ErrorKind::Data`] where sentences are missing.
+    pub fn open(&mut self, slot: Slot, id: u64, needed: usize) -> Result<Option<usize>> {
+        let opened = self.texts.open(slot, id).and_then(|sentences| match sentences {
+            _ if sentences >= needed => Ok(sentences),
+            0 => Err(self.too_few(id, String::new(), 0, needed)),
+            _ => Err(self.too_few(id, format!(" (line {})", self.texts.line(slot, 0)), sentences, needed)),
+        });
+        match opened {
+            Ok(sentences) => Ok(Some(sentences)),
+            Err(error) if self.skip_bad && error.kind() == ErrorKind::Data => {
+                tracing::debug!(target: "sample", document = id, %error, "document left out");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn too_few(&self, id: u64, line: String, sentences: usize, needed: usize) -> Error {
+        Error::data(format!(
+            "corpus {}: document {id}{line} has {sentences} sentences, the samples need {needed}",
+            self.corpus.path().display(),
+        ))
+    }
+}
+
+/// Documents encoded when they are asked for.
+struct FromText<'p> {
+    corpus: &'p dyn Corpus,
+    encoder: Box<dyn Encoder + 'p>,
+    words: bool,
+    own: Document<'p>,
+    other: Document<'p>,
+}
+
+impl<'p> FromText<'p> {
+    fn new(corpus: &'p dyn Corpus, tokenizer: &'p dyn Tokenizer, words: bool) -> Self {
+        let encoder = tokenizer.encoder();
+        Self { corpus, encoder, words, own: Document::default(), other: Document::default() }
+    }
+
+    fn document(&self, slot: Slot) -> &Document<'p> {
+        match slot {
+            Slot::Own => &self.own,
+            Slot::Other => &self.other,
+        }
+    }
+}
+
+impl Texts for FromText<'_> {
+    fn open(&mut self, slot: Slot, id: u64) -> Result<usize> {
+        let document = self.corpus.document(id)?;
+        let sentences = document.sentences.len();
+        match slot {
+            Slot::Own => self.own = document,
+            Slot::Other => self.other = document,
+        }
+        Ok(sentences)
+    }
+
+    fn line(&self, slot: Slot, sentence: usize) -> u64 {
+        self.document(slot).sentences[sentence].line
+    }
+
+    fn encode(&mut self, slot: Slot, sentences: Range<usize>, enough: usize, out: &mut Encoded) {
+        let document = match slot {
+            Slot::Own => &self.own,
+            Slot::Other => &self.other,
+        };
+        out.clear();
+        for sentence in &document.sentences[sentences] {
+            out.push(sentence, &mut *self.encoder, self.words);
+            if out.len() >= enough {
+                break;
+            }
+        }
+    }
+
+    fn read_alike(&mut self, own: Range<usize>, other: Range<usize>) -> Result<bool> {
+        let (own, other) = (&self.own.sentences[own], &self.other.sentences[other]);
+        Ok(own.len() == other.len() && own.iter().zip(other).all(|(a, b)| a.text == b.text))
+    }
+}

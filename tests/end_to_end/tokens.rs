@@ -1,0 +1,85 @@
+//! `tokenize`, and every command that finds its file.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::toy::{Place, number};
+
+const SOURCE: &str = "--corpus train.tsv --vocab vocab.json --seq-len 24";
+
+/// The one file of ids in the place whose name begins so.
+fn ids(place: &Place, start: &str) -> PathBuf {
+    let files = fs::read_dir(place.path(".")).unwrap().map(|entry| entry.unwrap().path());
+    let named = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(start) && name.ends_with(".bstok")
+    };
+    let found: Vec<PathBuf> = files.filter(named).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].clone()
+}
+
+#[test]
+fn ids_beside_a_corpus_are_found_and_change_nothing() {
+    let place = Place::with_lines(300);
+    let train = "train --vocab vocab.json --test held-out.tsv --hidden 16 --layers 1 --attn-heads 2 --seq-len 24 \
+                 --batch-size 16 --log-freq 1 --mask-unit word";
+    let batches = format!("collate {SOURCE} --epochs 2 --json");
+    let expected = place.good(&batches).stdout;
+    place.good(&format!("{train} --corpus train.tsv --output from-text --steps 20"));
+    let figures = place.good("eval --run from-text --json").json();
+
+    let summary = place.good("tokenize --corpus train.tsv --vocab vocab.json").stdout;
+    assert!(summary.contains("300 (0 malformed)"), "{summary}");
+    place.good("tokenize --corpus held-out.tsv --vocab vocab.json");
+    for workers in [0, 2] {
+        assert!(place.good(&format!("{batches} --workers {workers}")).stdout == expected);
+    }
+    place.good(&format!("{train} --corpus train.tsv --output from-ids --steps 10"));
+    place.good("train --resume from-ids --steps 20");
+    let digest = |run: &str| {
+        let records = place.records(&format!("{run}/metrics.jsonl"));
+        let steps: Vec<_> = records.into_iter().filter(|record| record["kind"] == "step").collect();
+        assert_eq!(number(steps.last().unwrap(), "step"), 20.0);
+        steps.last().unwrap()["digest"].clone()
+    };
+    assert_eq!(digest("from-ids"), digest("from-text"));
+    let evaluated = place.good("eval --run from-text --json").json();
+    assert_eq!(number(&evaluated, "mlm_loss"), number(&figures, "mlm_loss"));
+
+    place.good("tokenize --corpus train.tsv --corpus held-out.tsv --vocab vocab.json");
+    ids(&place, "train.tsv+1.");
+}
+
+#[test]
+fn ids_that_do_not_fit_are_refused_where_they_are_named_and_passed_over_elsewhere() {
+    let place = Place::with_lines(300);
+    let batches = format!("collate {SOURCE} --json");
+    let expected = place.good(&batches).stdout;
+    place.good("tokenize --corpus held-out.tsv --vocab vocab.json --output other.bstok");
+    for command in [&batches[..], "train --corpus train.tsv --vocab vocab.json --output run --steps 1"] {
+        let refused = place.run(&format!("{command} --tokens other.bstok"));
+        assert_eq!(refused.code, 78, "{}", refused.stderr);
+        assert!(refused.stderr.contains("other.bstok: made of another corpus"), "{}", refused.stderr);
+    }
+    assert_eq!(place.run(&format!("{batches} --tokens missing")).code, 66);
+    assert_eq!(place.run("tokenize --corpus train.tsv --vocab vocab.json --output train.tsv").code, 2);
+
+    place.good("tokenize --corpus train.tsv --vocab vocab.json");
+    let file = ids(&place, "train.tsv.");
+    let whole = fs::read(&file).unwrap();
+    fs::copy(place.path("other.bstok"), &file).unwrap();
+    let passed = place.good(&batches);
+    assert!(passed.stdout == expected && passed.stderr.contains("text is encoded anew"), "{}", passed.stderr);
+
+    let mut damaged = whole;
+    damaged[200] ^= 1;
+    fs::write(&file, damaged).unwrap();
+    let refused = place.run(&batches);
+    assert_eq!(refused.code, 65, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("block 0 is not what was written: remove the file"),
+        "{}",
+        refused.stderr
+    );
+}
