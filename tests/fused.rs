@@ -1,7 +1,9 @@
 //! What the fused engine promises beyond the seam: the same bits for any number of threads.
 
 use bertstream::collate::HostBatch;
-use bertstream::model::{Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Update};
+use bertstream::model::{
+    Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Precision, Update,
+};
 use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::{Corruption, Origin, PairLabel};
 
@@ -39,11 +41,13 @@ fn batch(config: &ModelConfig, lengths: &[u32], seed: u64) -> HostBatch {
 #[test]
 fn results_are_the_same_bits_for_any_number_of_threads() {
     for arch in [Arch::Reference, Arch::Bert] {
-        check_threads(arch);
+        for precision in [Precision::F32, Precision::Bf16] {
+            check_threads(arch, precision);
+        }
     }
 }
 
-fn check_threads(arch: Arch) {
+fn check_threads(arch: Arch, precision: Precision) {
     let config = ModelConfig {
         arch,
         max_positions: 512,
@@ -58,7 +62,8 @@ fn check_threads(arch: Arch) {
     let batches: Vec<HostBatch> = (0..3).map(|i| batch(&config, &lengths, i)).collect();
     let run = |threads| {
         let weights = Layout::new(&config).initial_weights(9);
-        let mut engine = FusedEngine::new(&config, Optimizer::default(), weights, threads).unwrap();
+        let mut engine =
+            FusedEngine::new(&config, Optimizer::default(), weights, precision, threads).unwrap();
         let mut outcomes = vec![];
         for (step, batch) in (1..).zip(&batches) {
             let pass = Pass {
@@ -77,7 +82,7 @@ fn check_threads(arch: Arch) {
     let single = run(1);
     assert!(single.0.iter().all(|o| o.masked > 100 && o.mlm_loss_sum.is_finite()));
     for threads in [2, 3, 5] {
-        assert_eq!(run(threads), single, "{threads} threads");
+        assert_eq!(run(threads), single, "{arch:?}, {precision:?}, {threads} threads");
     }
 }
 
@@ -96,7 +101,8 @@ fn buffers_of_earlier_batches_leave_no_trace() {
     };
     let weights = Layout::new(&config).initial_weights(4);
     let (large, small) = (batch(&config, &[50; 30], 1), batch(&config, &[3, 1, 7], 2));
-    let engine = || FusedEngine::new(&config, Optimizer::default(), weights.clone(), 2).unwrap();
+    let engine =
+        || FusedEngine::new(&config, Optimizer::default(), weights.clone(), Precision::F32, 2).unwrap();
     let gradients_of = |engine: &mut FusedEngine| {
         let pass = Pass { seed: 1, step: 1, first_row: 0, masked_in_step: 2, pairs_in_step: 2 };
         let outcome = engine.accumulate(&small, &pass).unwrap();

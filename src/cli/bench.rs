@@ -5,7 +5,8 @@ use std::time::Instant;
 use super::output::print;
 use crate::collate::HostBatch;
 use crate::model::{
-    Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Update, published_positions,
+    Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Precision, Update,
+    published_positions,
 };
 use crate::rng::{Domain, SampleRng};
 use crate::sample::{Corruption, Origin, PairLabel, SEGMENT_A, SEGMENT_B};
@@ -51,6 +52,9 @@ struct StepArgs {
     /// Dropout rate.
     #[arg(long, value_name = "P", default_value_t = 0.1)]
     dropout: f32,
+    /// What matrix products compute in.
+    #[arg(long, value_name = "NAME", default_value = "f32")]
+    precision: Precision,
     /// Threads of the engine; 0 takes all cores.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -90,7 +94,7 @@ fn step(args: &StepArgs) -> Result<()> {
     };
     let weights = Layout::new(&config).initial_weights(1);
     let parameters = weights.len();
-    let mut engine = FusedEngine::new(&config, Optimizer::default(), weights, threads)?;
+    let mut engine = FusedEngine::new(&config, Optimizer::default(), weights, args.precision, threads)?;
     let batch = made_up(args);
     let mut seconds = vec![];
     for step in 1..=args.steps + 2 {
@@ -121,18 +125,21 @@ fn step(args: &StepArgs) -> Result<()> {
             "gflops": gflops,
             "peak_rss_bytes": rss,
             "parameters": parameters,
+            "precision": args.precision,
+            "products": FusedEngine::products(args.precision),
             "threads": threads,
             "steps": args.steps,
         });
         print(line)?;
     } else {
         print(format_args!(
-            "{:.4} s a step (median of {}, least {:.4}), {:.0} tokens/s, {gflops:.0} GFLOP/s in products, {} \
+            "{:.4} s a step (median of {}, least {:.4}), {:.0} tokens/s, {gflops:.0} GFLOP/s in products ({}), {} \
              parameters, {threads} threads, {:.0} MiB at most",
             median,
             args.steps,
             seconds[0],
             tokens as f64 / median,
+            FusedEngine::products(args.precision),
             parameters,
             rss as f64 / 1048576.0
         ))?;

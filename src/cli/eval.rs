@@ -102,13 +102,13 @@ impl Finished {
 
     /// An engine with the weights of a checkpoint, and that checkpoint's step.
     pub fn engine(&self, run: &Path, which: Which, compute: &ComputeFlags) -> Result<(Box<dyn Engine>, u64)> {
-        let (kind, device, threads) = compute.over(None)?;
+        let (compute, threads) = compute.over(None)?;
         let layout = Layout::new(&self.config.model);
         let checkpoint = run_dir::load(run, &self.config, &layout, which)?;
         let step = checkpoint.manifest.progress.step;
         let weights = checkpoint.state.weights;
-        let engine =
-            engine::build(kind, device, &self.config.model, self.config.optimizer, weights, threads)?;
+        let model = &self.config.model;
+        let engine = engine::build(compute, model, self.config.optimizer, weights, threads)?;
         Ok((engine, step))
     }
 }

@@ -62,8 +62,8 @@ impl Trained {
                 model.vocab_size
             )));
         }
-        let (kind, device, threads) = compute.over(None)?;
-        let engine = engine::build(kind, device, &model, Optimizer::default(), imported.weights, threads)?;
+        let (compute, threads) = compute.over(None)?;
+        let engine = engine::build(compute, &model, Optimizer::default(), imported.weights, threads)?;
         Ok(Self { model, engine, tokenizer, origin: Origin::Transformers(imported.report.fresh) })
     }
 

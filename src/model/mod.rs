@@ -168,6 +168,18 @@ pub fn sinusoids(len: usize, hidden: usize) -> Vec<f32> {
     (0..len).flat_map(|position| (0..hidden).map(move |column| value(position, column))).collect()
 }
 
+/// What the matrix products of a step compute in; weights, moments, sums and everything else are single
+/// precision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Operands rounded to bfloat16, sums in single precision.
+    Bf16,
+}
+
 /// What one micro-batch contributes to a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass {

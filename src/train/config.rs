@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::engine::{DeviceChoice, EngineKind};
+use super::engine::Compute;
 use super::schedule::Schedule;
 use super::steps::{Epoch, Length};
 use crate::collate::CollateConfig;
@@ -37,8 +37,8 @@ pub struct RunConfig {
     pub accumulate: usize,
     /// Global gradient norm above which gradients are scaled down.
     pub clip: Option<f64>,
-    pub engine: EngineKind,
-    pub device: DeviceChoice,
+    #[serde(flatten)]
+    pub compute: Compute,
     pub length: Length,
     pub runtime: Runtime,
 }

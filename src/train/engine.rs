@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Engine, FusedEngine, GraphEngine, ModelConfig, Optimizer};
+use crate::model::{Engine, FusedEngine, GraphEngine, ModelConfig, Optimizer, Precision};
 use crate::{Error, Result};
 
 /// Which implementation of the model computes.
@@ -92,12 +92,26 @@ impl std::fmt::Display for DeviceChoice {
     }
 }
 
+/// What computes, where, and in what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compute {
+    pub engine: EngineKind,
+    pub device: DeviceChoice,
+    #[serde(default)]
+    pub precision: Precision,
+}
+
 /// Refuses what cannot compute together.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Usage`], with the remedy.
-pub fn check(engine: EngineKind, device: DeviceChoice) -> Result<()> {
-    match (engine, device) {
+pub fn check(compute: Compute) -> Result<()> {
+    if (compute.engine, compute.precision) == (EngineKind::Graph, Precision::Bf16) {
+        return Err(Error::usage(
+            "--precision bf16: the graph engine computes in single precision only; leave out --engine graph",
+        ));
+    }
+    match (compute.engine, compute.device) {
         (EngineKind::Fused, DeviceChoice::Cuda(n)) => Err(Error::usage(format!(
             "--device cuda:{n}: the fused engine computes on the CPU only; add --engine graph"
         ))),
@@ -113,18 +127,19 @@ pub fn check(engine: EngineKind, device: DeviceChoice) -> Result<()> {
 
 /// An engine with these weights, in the order of the model's layout, and zero moments.
 pub fn build(
-    kind: EngineKind,
-    device: DeviceChoice,
+    compute: Compute,
     model: &ModelConfig,
     optimizer: Optimizer,
     weights: Vec<f32>,
     threads: usize,
 ) -> Result<Box<dyn Engine>> {
-    check(kind, device)?;
-    Ok(match kind {
-        EngineKind::Fused => Box::new(FusedEngine::new(model, optimizer, weights, threads)?),
+    check(compute)?;
+    Ok(match compute.engine {
+        EngineKind::Fused => {
+            Box::new(FusedEngine::new(model, optimizer, weights, compute.precision, threads)?)
+        }
         EngineKind::Graph => {
-            let device = match device {
+            let device = match compute.device {
                 DeviceChoice::Cpu => candle_core::Device::Cpu,
                 DeviceChoice::Cuda(n) => candle_core::Device::new_cuda(n)
                     .map_err(|e| Error::usage(format!("--device cuda:{n}: no such device")).caused_by(e))?,

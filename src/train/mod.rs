@@ -33,7 +33,7 @@ pub mod transformers;
 pub use baseline::{Guesses, Unigram};
 pub use checkpoint::{Best, Checkpoint, Progress};
 pub use config::{DataConfig, InitFrom, RunConfig, Runtime};
-pub use engine::{DeviceChoice, EngineKind};
+pub use engine::{Compute, DeviceChoice, EngineKind};
 pub use evaluate::{BatchSource, Evaluation, evaluate};
 pub use metrics::{EvaluationRecord, Figures, MetricsFile, Observer, Record, StepRecord};
 pub use run_dir::RunDir;

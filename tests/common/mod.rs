@@ -1,7 +1,7 @@
 //! What the tests of the engines share: the list of engines, and how far apart two columns are.
 
 use bertstream::collate::HostBatch;
-use bertstream::model::{Engine, FusedEngine, GraphEngine, ModelConfig, Optimizer, Pass};
+use bertstream::model::{Engine, FusedEngine, GraphEngine, ModelConfig, Optimizer, Pass, Precision};
 use bertstream::sample::PairLabel;
 
 /// Every engine there is, each with these weights. A new one is one more entry here.
@@ -12,7 +12,7 @@ pub fn engines(
 ) -> Vec<(&'static str, Box<dyn Engine>)> {
     let cpu = candle_core::Device::Cpu;
     let graph = GraphEngine::new(config, optimizer, weights.to_vec(), cpu).unwrap();
-    let fused = FusedEngine::new(config, optimizer, weights.to_vec(), 2).unwrap();
+    let fused = FusedEngine::new(config, optimizer, weights.to_vec(), Precision::F32, 2).unwrap();
     vec![("graph", Box::new(graph)), ("fused", Box::new(fused))]
 }
 

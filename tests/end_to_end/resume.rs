@@ -14,8 +14,8 @@ use bertstream::sample::SampleConfig;
 use bertstream::train::checkpoint::{self, Progress};
 use bertstream::train::evaluate::{OneEpoch, evaluation_samples};
 use bertstream::train::{
-    BatchSource, DataConfig, DeviceChoice, Ending, EngineKind, Epoch, Length, RunConfig, RunDir, Runtime,
-    Schedule, ScheduleKind, Stop, Trainer, engine,
+    BatchSource, Compute, DataConfig, Ending, Epoch, Length, RunConfig, RunDir, Runtime, Schedule,
+    ScheduleKind, Stop, Trainer, engine,
 };
 use bertstream::vocab::{Tokenizer, WordVocab};
 
@@ -68,8 +68,7 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
         schedule: Schedule { kind: ScheduleKind::Linear, lr: 1e-2, warmup: 4, hidden: 16 },
         accumulate,
         clip: Some(1.0),
-        engine: EngineKind::Fused,
-        device: DeviceChoice::Cpu,
+        compute: Compute::default(),
         length: Length::new(Some(2), None, epoch.steps(accumulate)),
         runtime: Runtime { workers: 0, threads: 1, log_freq: 1, eval_every: None, save_every: None, keep: 2 },
     }
@@ -95,9 +94,8 @@ fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, step
     let test = OneEpoch { plan: Plan { sample: &test_sample, ..plan }, collate: &config.collate };
     let layout = Layout::new(&config.model);
     let weights = layout.initial_weights(config.sample.seed);
-    let (kind, device) = (config.engine, config.device);
     let mut engine =
-        engine::build(kind, device, &config.model, config.optimizer, weights, way.threads).unwrap();
+        engine::build(config.compute, &config.model, config.optimizer, weights, way.threads).unwrap();
     let (found, refused) =
         checkpoint::load_newest(&run.checkpoints(), &layout, &config.fingerprint()).unwrap();
     assert!(refused.is_empty());

@@ -15,8 +15,8 @@ use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::{Corruption, Cursor, Origin, PairLabel, SampleConfig};
 use bertstream::train::checkpoint::{self, Progress};
 use bertstream::train::{
-    BatchSource, DataConfig, DeviceChoice, Ending, EngineKind, Epoch, Length, MetricsFile, Observer, Record,
-    RunConfig, RunDir, Runtime, Schedule, ScheduleKind, Stop, Trainer,
+    BatchSource, Compute, DataConfig, Ending, Epoch, Length, MetricsFile, Observer, Record, RunConfig,
+    RunDir, Runtime, Schedule, ScheduleKind, Stop, Trainer,
 };
 
 pub const DOCUMENTS: u64 = 7;
@@ -54,8 +54,7 @@ pub fn config(accumulate: usize) -> RunConfig {
         schedule: Schedule { kind: ScheduleKind::Linear, lr: 1e-2, warmup: 2, hidden: 4 },
         accumulate,
         clip: Some(1.0),
-        engine: EngineKind::Fused,
-        device: DeviceChoice::Cpu,
+        compute: Compute::default(),
         length: Length::new(Some(3), None, epoch.steps(accumulate)),
         runtime: Runtime {
             workers: 0,

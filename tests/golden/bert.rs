@@ -2,7 +2,9 @@
 //! hidden states, logits, loss, gradient norm, every named gradient, and all weights after five steps of
 //! AdamW.
 
-use bertstream::model::{Arch, Engine, FusedEngine, GraphEngine, Optimizer, OptimizerKind, Update};
+use bertstream::model::{
+    Arch, Engine, FusedEngine, GraphEngine, Optimizer, OptimizerKind, Precision, Update,
+};
 
 use crate::common::{engines, whole_step};
 use crate::file::Golden;
@@ -26,7 +28,8 @@ fn hidden_states() {
     let width = golden.config.hidden;
     let cpu = candle_core::Device::Cpu;
     let graph = GraphEngine::new(&golden.config, ADAMW, golden.column("param"), cpu).unwrap();
-    let mut fused = FusedEngine::new(&golden.config, ADAMW, golden.column("param"), 2).unwrap();
+    let mut fused =
+        FusedEngine::new(&golden.config, ADAMW, golden.column("param"), Precision::F32, 2).unwrap();
     let real = |column: &[f32]| -> Vec<f32> {
         let rows = column.chunks(batch.seq_len * width).zip(&batch.lengths);
         rows.flat_map(|(row, &length)| row[..length as usize * width].to_vec()).collect()
@@ -118,7 +121,7 @@ fn gradients_agree_with_finite_differences() {
     });
     batch.labels.truncate(batch.masked.len());
     let config = bertstream::model::ModelConfig { dropout: 0.2, ..golden.config.clone() };
-    let mut engine = FusedEngine::new(&config, ADAMW, golden.column("param"), 1).unwrap();
+    let mut engine = FusedEngine::new(&config, ADAMW, golden.column("param"), Precision::F32, 1).unwrap();
     let pass = whole_step(&batch, 3);
     engine.accumulate(&batch, &pass).unwrap();
     let (gradients, state) = (engine.gradients().unwrap(), engine.state().unwrap());

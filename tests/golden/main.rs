@@ -7,6 +7,7 @@
 mod common;
 
 mod bert;
+mod bf16;
 mod file;
 mod reference;
 

@@ -1,7 +1,9 @@
 //! Every engine against numbers of the reference itself (`fixtures/golden`): outputs of every layer,
 //! losses, every named gradient, and all weights after five steps of the reference's optimizer.
 
-use bertstream::model::{Arch, Engine, FusedEngine, GraphEngine, Optimizer, OptimizerKind, Update};
+use bertstream::model::{
+    Arch, Engine, FusedEngine, GraphEngine, Optimizer, OptimizerKind, Precision, Update,
+};
 use safetensors::SafeTensors;
 
 use crate::common::{engines, whole_step};
@@ -32,7 +34,8 @@ fn every_layers_output() {
     let cpu = candle_core::Device::Cpu;
     let graph = GraphEngine::new(&golden.config, ADAM, golden.column("param"), cpu).unwrap();
     let batch = golden.batch();
-    let mut fused = FusedEngine::new(&golden.config, ADAM, golden.column("param"), 2).unwrap();
+    let mut fused =
+        FusedEngine::new(&golden.config, ADAM, golden.column("param"), Precision::F32, 2).unwrap();
     let outputs =
         [("graph", graph.hidden_states(&batch).unwrap()), ("fused", fused.hidden_states(&batch).unwrap())];
 

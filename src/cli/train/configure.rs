@@ -9,9 +9,7 @@ use crate::model::{Arch, Init, ModelConfig, Optimizer, OptimizerKind, published_
 use crate::sample::SampleConfig;
 use crate::train::config::FORMAT;
 use crate::train::schedule::{REFERENCE_LR, default_warmup};
-use crate::train::{
-    DataConfig, DeviceChoice, EngineKind, Epoch, Length, RunConfig, Runtime, Schedule, ScheduleKind,
-};
+use crate::train::{Compute, DataConfig, Epoch, Length, RunConfig, Runtime, Schedule, ScheduleKind};
 use crate::vocab::{SUBWORDS_FILE, Tokenizer};
 use crate::{Error, Result};
 
@@ -57,8 +55,7 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
         },
         accumulate: 1,
         clip: (!reference).then_some(1.0),
-        engine: EngineKind::Fused,
-        device: DeviceChoice::Cpu,
+        compute: Compute::default(),
         length: Length { epochs: None, steps: None, total: 0 },
         runtime: Runtime {
             workers: default_workers(),
@@ -107,7 +104,7 @@ impl Args {
         let arch = model.arch.unwrap_or(if shape.is_some() { Arch::Bert } else { base.model.arch });
         let max_positions = base.model.max_positions.max(base.sample.seq_len);
         let kind = training.schedule.unwrap_or(base.schedule.kind);
-        let (engine, device, threads) = self.compute.over(resumed.then_some((base.engine, base.device)))?;
+        let (compute, threads) = self.compute.over(resumed.then_some(base.compute))?;
         let config = RunConfig {
             format: base.format,
             data: DataConfig { epoch, ..base.data },
@@ -150,8 +147,7 @@ impl Args {
                 Some(0.0) => None,
                 Some(norm) => Some(norm),
             },
-            engine,
-            device,
+            compute,
             length,
             runtime: Runtime {
                 workers: runtime.workers.unwrap_or(base.runtime.workers),
@@ -214,7 +210,7 @@ fn moved(given: &[SourceArg], base: Option<&Sources>) -> Result<Sources> {
 /// Refuses what cannot be trained, before anything is written.
 pub fn check(config: &RunConfig) -> Result<()> {
     config.model.check()?;
-    crate::train::engine::check(config.engine, config.device)?;
+    crate::train::engine::check(config.compute)?;
     let Optimizer { beta1, beta2, epsilon, weight_decay, .. } = config.optimizer;
     let at_least = |flag: &str, value: f64, wanted: &str, fine: bool| match fine && value.is_finite() {
         true => Ok(()),

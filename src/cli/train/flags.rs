@@ -2,8 +2,8 @@
 
 use super::super::flags::{threads, workers};
 use crate::collate::PadTo;
-use crate::model::{Arch, Init, OptimizerKind};
-use crate::train::{DeviceChoice, EngineKind, ScheduleKind};
+use crate::model::{Arch, Init, OptimizerKind, Precision};
+use crate::train::{Compute, DeviceChoice, EngineKind, ScheduleKind};
 use crate::{Error, Result};
 
 /// The shape of the model.
@@ -157,6 +157,10 @@ pub struct ComputeFlags {
     /// auto, cpu or cuda:N; CUDA with --engine graph [default: auto].
     #[arg(long, value_name = "NAME", value_parser = device)]
     pub device: Option<DeviceFlag>,
+    /// What matrix products compute in: f32, or bf16 with sums in f32, several times as fast on processors
+    /// with instructions for it [default: f32].
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
+    pub precision: Option<Precision>,
     /// Threads of the arithmetic [default: the cores].
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
@@ -204,12 +208,10 @@ pub fn default_workers() -> usize {
 }
 
 impl ComputeFlags {
-    /// Engine, device and threads: these flags over those of a run begun, where there is one.
-    pub fn over(
-        &self,
-        base: Option<(EngineKind, DeviceChoice)>,
-    ) -> Result<(EngineKind, DeviceChoice, usize)> {
-        let kind = self.engine.or(base.map(|b| b.0)).unwrap_or_default();
+    /// What computes, and in how many threads: these flags over those of a run begun, where there is one.
+    pub fn over(&self, base: Option<Compute>) -> Result<(Compute, usize)> {
+        let engine = self.engine.or(base.map(|b| b.engine)).unwrap_or_default();
+        let precision = self.precision.or(base.map(|b| b.precision)).unwrap_or_default();
         let device = match (self.device, self.with_cuda, self.cuda_devices.as_deref()) {
             (Some(DeviceFlag::Chosen(device)), ..) => device,
             (_, Some(false), _) => DeviceChoice::Cpu,
@@ -217,9 +219,9 @@ impl ComputeFlags {
             (_, _, Some(many)) => {
                 return Err(Error::usage(format!("--cuda-devices names {}: one can be used", many.len())));
             }
-            (Some(DeviceFlag::Auto), ..) | (_, Some(true), _) => DeviceChoice::auto(kind),
-            (None, None, None) => base.map_or_else(|| DeviceChoice::auto(kind), |b| b.1),
+            (Some(DeviceFlag::Auto), ..) | (_, Some(true), _) => DeviceChoice::auto(engine),
+            (None, None, None) => base.map_or_else(|| DeviceChoice::auto(engine), |b| b.device),
         };
-        Ok((kind, device, self.threads.unwrap_or_else(cores)))
+        Ok((Compute { engine, device, precision }, self.threads.unwrap_or_else(cores)))
     }
 }

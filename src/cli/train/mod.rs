@@ -288,14 +288,8 @@ pub fn execute(
     };
     let plan = opened.plan(config, config.runtime.workers);
     let progress = from.as_ref().map(|c| c.manifest.progress.clone()).unwrap_or_default();
-    let mut engine = engine::build(
-        config.engine,
-        config.device,
-        &config.model,
-        config.optimizer,
-        weights,
-        config.runtime.threads,
-    )?;
+    let mut engine =
+        engine::build(config.compute, &config.model, config.optimizer, weights, config.runtime.threads)?;
     if let Some(checkpoint) = from {
         engine.restore(checkpoint.state)?;
     }

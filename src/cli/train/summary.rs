@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::super::output::{print, tell};
 use super::{Done, Opened};
-use crate::model::Arch;
+use crate::model::{Arch, FusedEngine};
 use crate::train::checkpoint::Progress;
 use crate::train::{
-    DeviceChoice, Ending, EvaluationRecord, RunConfig, RunDir, Runtime, StepRecord, Stop, Survey, memory,
+    DeviceChoice, Ending, EngineKind, EvaluationRecord, RunConfig, RunDir, Runtime, StepRecord, Stop, Survey,
+    memory,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -15,6 +16,10 @@ use crate::{Error, ErrorKind, Result};
 pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Survey) {
     let Survey { epoch, tokens_per_sample, .. } = survey;
     let about = if epoch.exact { "" } else { "about " };
+    let products = match config.compute.engine {
+        EngineKind::Fused => FusedEngine::products(config.compute.precision),
+        EngineKind::Graph => "f32",
+    };
     let Runtime { workers, threads, .. } = config.runtime;
     tell(format_args!(
         "model     {:.2} M parameters: {} tokens, hidden {}, {} layers, {} heads",
@@ -45,9 +50,10 @@ pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Sur
         config.schedule.warmup
     ));
     tell(format_args!(
-        "compute   {} engine on {}, {}, {}; about {} of memory",
-        config.engine,
-        config.device,
+        "compute   {} engine on {}, {}, {}, {}; about {} of memory",
+        config.compute.engine,
+        config.compute.device,
+        products,
         counted(threads, "thread"),
         counted(workers, "worker"),
         shown(needed_bytes(config, survey))
@@ -69,7 +75,7 @@ fn needed_bytes(config: &RunConfig, survey: &Survey) -> f64 {
 pub fn check_memory(config: &RunConfig, survey: &Survey) -> Result<()> {
     let Some(available) = available_bytes() else { return Ok(()) };
     let needed = needed_bytes(config, survey);
-    if config.device != DeviceChoice::Cpu || needed <= available {
+    if config.compute.device != DeviceChoice::Cpu || needed <= available {
         return Ok(());
     }
     Err(Error::usage(format!(

@@ -6,14 +6,15 @@
 //! their dropout from its key.
 
 use super::kernels::{self, Dropout};
-use super::matmul::{Mat, MatMut, Write, product};
+use super::matmul::{Kernel, Mat, MatMut, Packed, Write, product};
 use crate::model::dropout_coordinate;
 
-/// Widths that a chunk's attention needs.
+/// Widths that a chunk's attention needs, and what computes its products.
 #[derive(Clone, Copy)]
 pub struct Shape {
     pub heads: usize,
     pub head_dim: usize,
+    pub kernel: Kernel,
 }
 
 impl Shape {
@@ -44,6 +45,8 @@ pub struct Scratch {
     probabilities: Vec<f32>,
     gradients: Vec<f32>,
     factors: Vec<f32>,
+    /// A right operand at a time.
+    packed: Packed,
 }
 
 impl Scratch {
@@ -73,13 +76,15 @@ pub fn forward(
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
             let scores = &mut scratch.probabilities[..len * len];
-            product(MatMut::new(scores, len, len), Write::Store, q, k.t(), shape.scale());
+            let k_t = shape.kernel.rhs(k.t(), &mut scratch.packed);
+            product(MatMut::new(scores, len, len), Write::Store, q, k_t, shape.scale());
             let log_sums = &mut log_sums[head * tokens + start..][..len];
             kernels::softmax(scores, len, log_sums);
             let coordinate = dropout_coordinate(row_of_step, 0, head);
             kernels::drop_consecutive(scores, len, coordinate, drop, &mut scratch.factors);
             let out = &mut context[start * hidden + column..];
             let out = MatMut::strided(out, len, shape.head_dim, hidden);
+            let v = shape.kernel.rhs(v, &mut scratch.packed);
             product(out, Write::Store, Mat::new(scores, len, len), v, 1.0);
         }
     }
@@ -110,14 +115,17 @@ pub fn backward(
             let dp = &mut scratch.gradients[..len * len];
             let dout = Mat::strided(&dcontext[start * hidden + column..], len, shape.head_dim, hidden);
 
-            product(MatMut::new(p, len, len), Write::Store, q, k.t(), shape.scale());
+            let k_t = shape.kernel.rhs(k.t(), &mut scratch.packed);
+            product(MatMut::new(p, len, len), Write::Store, q, k_t, shape.scale());
             kernels::softmax_scaled(p, len, &log_sums[head * tokens + start..][..len], 1.0);
-            product(MatMut::new(dp, len, len), Write::Store, dout, v.t(), 1.0);
+            let v_t = shape.kernel.rhs(v.t(), &mut scratch.packed);
+            product(MatMut::new(dp, len, len), Write::Store, dout, v_t, 1.0);
             let coordinate = dropout_coordinate(row_of_step, 0, head);
             kernels::softmax_backward(p, dp, len, coordinate, drop, &mut scratch.factors);
 
             let (p, dscores) = (Mat::new(p, len, len), Mat::new(dp, len, len));
             let mut gradient = |part: usize, lhs, rhs, scale| {
+                let rhs = shape.kernel.rhs(rhs, &mut scratch.packed);
                 let out = &mut dqkv[start * 3 * hidden + part * hidden + column..];
                 let out = MatMut::strided(out, len, shape.head_dim, 3 * hidden);
                 product(out, Write::Store, lhs, rhs, scale);

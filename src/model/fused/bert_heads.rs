@@ -1,10 +1,20 @@
 //! What BERT puts between the last block and its heads: the pooler before the pair head, the transform before
-//! the vocabulary head. Each works on gathered rows, on the calling thread: some hundredths of a step.
+//! the vocabulary head. Each works on gathered rows, on the calling thread, in single precision: some hundredths
+//! of a step.
 
 use super::chunk::{Model, grow};
-use super::kernels::{self, Dropout, Moments};
-use super::matmul::{Write, add_weight_gradient, linear, linear_input_gradient};
+use super::kernels::{self, Dropout, Moments, Old};
+use super::linear::{Linear, add_weight_gradient};
+use super::matmul::Mat;
 use crate::model::layout::BertRanges;
+
+fn pooler<'m>(model: &'m Model<'_>, ranges: &BertRanges) -> Linear<'m> {
+    Linear::new(model.at(&ranges.pooler_weight), model.at(&ranges.pooler_bias), None)
+}
+
+fn transform<'m>(model: &'m Model<'_>, ranges: &BertRanges) -> Linear<'m> {
+    Linear::new(model.at(&ranges.transform_weight), model.at(&ranges.transform_bias), None)
+}
 
 /// `tanh(linear(x))` of each sample's first token.
 #[derive(Default)]
@@ -21,7 +31,7 @@ impl Pooler {
         self.inputs.extend_from_slice(x);
         let outputs = grow(&mut self.outputs, x.len());
         let rows = x.len() / model.config.hidden;
-        linear(outputs, x, model.at(&ranges.pooler_weight), model.at(&ranges.pooler_bias), rows);
+        pooler(model, ranges).forward(outputs, x, rows);
         kernels::tanh(outputs);
         outputs
     }
@@ -38,9 +48,10 @@ impl Pooler {
         let rows = dpooled.len() / h;
         kernels::tanh_backward(dpooled, &self.outputs[..dpooled.len()]);
         kernels::add_column_sums(&mut flat[ranges.pooler_bias.clone()], dpooled);
-        add_weight_gradient(&mut flat[ranges.pooler_weight.clone()], 0, dpooled, h, &self.inputs, h, rows);
+        let (dy, x) = (Mat::new(dpooled, rows, h), Mat::new(&self.inputs, rows, h));
+        add_weight_gradient(&mut flat[ranges.pooler_weight.clone()], 0, dy, h, x);
         let dinputs = grow(&mut self.dinputs, dpooled.len());
-        linear_input_gradient(dinputs, dpooled, model.at(&ranges.pooler_weight), rows, h);
+        pooler(model, ranges).input_gradient(dinputs, dpooled, rows);
         dinputs
     }
 }
@@ -69,7 +80,7 @@ impl Transform {
         self.coordinates.resize(rows, 0);
         let (coordinates, factors) = (&self.coordinates, grow(&mut self.factors, h));
         let inner = grow(&mut self.inner, n);
-        linear(inner, x, model.at(&ranges.transform_weight), model.at(&ranges.transform_bias), rows);
+        transform(model, ranges).forward(inner, x, rows);
         let activated = grow(&mut self.activated, n);
         kernels::gelu(model.gelu(), activated, inner, h, coordinates, &Dropout::OFF, factors);
         let (gain, shift) = (model.at(&ranges.transform_gain), model.at(&ranges.transform_shift));
@@ -93,15 +104,16 @@ impl Transform {
         let (activated, moments) = (&mut self.activated[..n], &self.moments[..rows]);
         let gain = model.at(&ranges.transform_gain);
         let sums = [dgain, dshift];
-        kernels::norm_backward(model.norm(), dinner, Write::Store, dy, activated, gain, moments, sums);
+        kernels::norm_backward(model.norm(), dinner, Old::Replaced, dy, activated, gain, moments, sums);
         let dbias = &mut flat[ranges.transform_bias.clone()];
         let (inner, coordinates, factors) = (&self.inner[..n], &self.coordinates, &mut self.factors);
         let none = Dropout::OFF;
         kernels::gelu_backward(model.gelu(), activated, dinner, inner, dbias, coordinates, &none, factors);
         let dweight = &mut flat[ranges.transform_weight.clone()];
-        add_weight_gradient(dweight, 0, dinner, h, &self.inputs, h, rows);
+        let (dy, x) = (Mat::new(dinner, rows, h), Mat::new(&self.inputs, rows, h));
+        add_weight_gradient(dweight, 0, dy, h, x);
         let dinputs = grow(&mut self.dinputs, n);
-        linear_input_gradient(dinputs, dinner, model.at(&ranges.transform_weight), rows, h);
+        transform(model, ranges).input_gradient(dinputs, dinner, rows);
         dinputs
     }
 }

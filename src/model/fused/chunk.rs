@@ -8,8 +8,10 @@
 use std::ops::Range;
 
 use super::attention::{self, Scratch, Shape, Span};
-use super::kernels::{self, Dropout, Gelu, Moments, Norm};
-use super::matmul::{Write, linear, linear_input_gradient};
+use super::kernels::{self, Dropout, Gelu, Moments, Norm, Old};
+use super::linear::{Linear, PackedWeight};
+use super::matmul::{Kernel, Mat, Packed, Rhs};
+use super::selection::Selection;
 use crate::collate::HostBatch;
 use crate::model::layout::{BlockRanges, OuterRanges};
 use crate::model::{Arch, DropoutSite, ModelConfig, dropout_coordinate};
@@ -48,6 +50,39 @@ pub struct Model<'m> {
     /// Sinusoidal or learned positions, `(at least the longest row, hidden)`.
     pub positions: &'m [f32],
     pub dropouts: Dropouts,
+    pub kernel: Kernel,
+    /// The blocks' weights for the products.
+    pub packed: &'m [PackedBlock],
+}
+
+/// The four weights of a block, in the order of [`Part`].
+pub type PackedBlock = [PackedWeight; 4];
+
+/// The linear layers of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Queries, keys and values.
+    Projections,
+    /// Attention's output.
+    Output,
+    /// The feed-forward layer's first half.
+    Expand,
+    /// Its second half.
+    Contract,
+}
+
+impl Part {
+    pub const ALL: [Self; 4] = [Self::Projections, Self::Output, Self::Expand, Self::Contract];
+
+    /// Places of weight and bias.
+    pub fn ranges(self, block: &BlockRanges) -> (&Range<usize>, &Range<usize>) {
+        match self {
+            Self::Projections => (&block.qkv_weight, &block.qkv_bias),
+            Self::Output => (&block.out_weight, &block.out_bias),
+            Self::Expand => (&block.w1_weight, &block.w1_bias),
+            Self::Contract => (&block.w2_weight, &block.w2_bias),
+        }
+    }
 }
 
 impl Model<'_> {
@@ -69,8 +104,13 @@ impl Model<'_> {
         }
     }
 
+    fn linear(&self, layer: usize, part: Part) -> Linear<'_> {
+        let (weight, bias) = part.ranges(&self.blocks[layer]);
+        self.packed[layer][part as usize].layer(self.kernel, self.at(weight), self.at(bias))
+    }
+
     fn shape(&self) -> Shape {
-        Shape { heads: self.config.heads, head_dim: self.config.head_dim() }
+        Shape { heads: self.config.heads, head_dim: self.config.head_dim(), kernel: self.kernel }
     }
 }
 
@@ -98,17 +138,19 @@ struct Kept {
 
 /// Gradients and inputs of the four products of one block, for the gradients of their weights.
 #[derive(Default)]
-pub struct BlockGradients {
+struct BlockGradients {
     /// Input of the projections where the block does not keep it, and the gradient of what they give.
     norm1: Vec<f32>,
-    pub dqkv: Vec<f32>,
+    dqkv: Vec<f32>,
     /// Gradient of the output projection; its input is the kept context.
-    pub dout: Vec<f32>,
+    dout: Vec<f32>,
     /// Input of the feed-forward layer where the block does not keep it.
     norm2: Vec<f32>,
-    pub dinner: Vec<f32>,
-    pub activated: Vec<f32>,
-    pub dw2: Vec<f32>,
+    dinner: Vec<f32>,
+    activated: Vec<f32>,
+    dw2: Vec<f32>,
+    /// The four inputs for bfloat16 products.
+    packed: [Packed; 4],
     /// Sums over the chunk: biases and norms, in the order of [`Self::sums`].
     sums: Vec<f32>,
 }
@@ -124,19 +166,46 @@ pub struct Chunk {
     pub positions: Vec<u32>,
     /// Dropout coordinates of the tokens.
     coordinates: Vec<u64>,
+    /// The tokens that go on behind the last block's attention.
+    selection: Selection,
     kept: Vec<Kept>,
     /// Input and moments of the embedding's norm, where there is one.
     embedded: Vec<f32>,
     embedded_moments: Vec<Moments>,
-    /// The last block's output `(tokens, h)`.
+    /// The last block's output for the selected tokens `(selected, h)`.
     pub output: Vec<f32>,
-    /// Gradient of the residual stream `(tokens, h)`, wherever the backward pass stands.
+    /// Gradient of the residual stream `(tokens, h)`, wherever the backward pass stands; behind the last block's
+    /// attention `(selected, h)`.
     pub dx: Vec<f32>,
-    pub gradients: BlockGradients,
+    gradients: BlockGradients,
     scratch: Scratch,
     narrow: Vec<f32>,
     wide: Vec<f32>,
     factors: Vec<f32>,
+}
+
+/// Dropout coordinates of a block's tokens behind its attention.
+macro_rules! coordinates {
+    ($chunk:ident, $layer:expr) => {
+        if $layer + 1 == $chunk.kept.len() {
+            &$chunk.selection.coordinates[..]
+        } else {
+            &$chunk.coordinates[..]
+        }
+    };
+}
+
+/// A block's input for its tokens behind its attention.
+macro_rules! residual_of {
+    ($chunk:ident, $kept:ident, $is_last:ident, $rows:ident, $h:ident) => {
+        if $is_last {
+            let gathered = grow(&mut $chunk.wide, $rows * $h);
+            $chunk.selection.gather(gathered, &$kept.x, $h);
+            &gathered[..]
+        } else {
+            &$kept.x[..$rows * $h]
+        }
+    };
 }
 
 /// Makes `buffer` at least `len` long; its content is unspecified.
@@ -194,6 +263,25 @@ impl Chunk {
         self.tokens = self.ids.len();
     }
 
+    /// Says for which tokens the last block's output is wanted: for all where `None`.
+    pub fn select(&mut self, tokens: Option<&[usize]>) {
+        self.selection.select(tokens, &self.coordinates);
+    }
+
+    /// Where the output of a selected token lies among the rows of `output`.
+    pub fn row_of(&self, token: usize) -> usize {
+        self.selection.row_of(token)
+    }
+
+    /// Tokens of block `layer` behind its attention.
+    fn rows(&self, layer: usize) -> usize {
+        if self.is_last(layer) { self.selection.len() } else { self.tokens }
+    }
+
+    fn is_last(&self, layer: usize) -> bool {
+        layer + 1 == self.kept.len()
+    }
+
     /// Embeddings and all blocks: fills `output`, and what the backward pass needs.
     pub fn forward(&mut self, model: &Model<'_>) {
         let layers = model.blocks.len();
@@ -245,26 +333,29 @@ impl Chunk {
         let moments = grow(&mut kept.moments1, tokens);
         kernels::norm(model.norm(), normed, &kept.x[..tokens * h], gain, shift, moments);
         let qkv = grow(&mut kept.qkv, tokens * 3 * h);
-        linear(qkv, normed, model.at(&block.qkv_weight), model.at(&block.qkv_bias), tokens);
+        model.linear(layer, Part::Projections).forward(qkv, normed, tokens);
         self.attend(model, layer);
+        let (rows, is_last) = (self.rows(layer), self.is_last(layer));
+        let coordinates = coordinates!(self, layer);
         let kept = &mut self.kept[layer];
-        let (middle, branch) = (grow(&mut kept.middle, tokens * h), &self.narrow[..tokens * h]);
+        let (middle, branch) = (grow(&mut kept.middle, rows * h), &self.narrow[..rows * h]);
         let output_drop = drop(DropoutSite::AttentionOutput);
-        let x = &kept.x[..tokens * h];
-        kernels::residual(middle, x, branch, h, &self.coordinates, &output_drop, &mut self.factors);
+        let x = residual_of!(self, kept, is_last, rows, h);
+        kernels::residual(middle, x, branch, h, coordinates, &output_drop, &mut self.factors);
 
-        let normed = grow(&mut self.narrow, tokens * h);
+        let normed = grow(&mut self.narrow, rows * h);
         let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
-        kernels::norm(model.norm(), normed, middle, gain, shift, grow(&mut kept.moments2, tokens));
-        let inner = grow(&mut kept.inner, tokens * 4 * h);
-        linear(inner, normed, model.at(&block.w1_weight), model.at(&block.w1_bias), tokens);
+        kernels::norm(model.norm(), normed, middle, gain, shift, grow(&mut kept.moments2, rows));
+        let inner = grow(&mut kept.inner, rows * 4 * h);
+        model.linear(layer, Part::Expand).forward(inner, normed, rows);
         self.contract(model, layer, &drop(DropoutSite::FeedForward));
         let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
+        let coordinates = coordinates!(self, layer);
         let (done, rest) = self.kept.split_at_mut(layer + 1);
-        let out = grow(rest.first_mut().map_or(&mut self.output, |next| &mut next.x), tokens * h);
-        let middle = &done[layer].middle[..tokens * h];
-        let (branch, factors) = (&self.narrow[..tokens * h], &mut self.factors);
-        kernels::residual_end(out, middle, branch, h, &self.coordinates, drops, factors);
+        let out = grow(rest.first_mut().map_or(&mut self.output, |next| &mut next.x), rows * h);
+        let middle = &done[layer].middle[..rows * h];
+        let (branch, factors) = (&self.narrow[..rows * h], &mut self.factors);
+        kernels::residual_end(out, middle, branch, h, coordinates, drops, factors);
     }
 
     /// BERT's block: `m = norm(x + drop(attention(x)))`, `norm(m + drop(feed_forward(m)))`.
@@ -275,53 +366,69 @@ impl Chunk {
         let kept = &mut self.kept[layer];
         let qkv = grow(&mut kept.qkv, tokens * 3 * h);
         let x = &kept.x[..tokens * h];
-        linear(qkv, x, model.at(&block.qkv_weight), model.at(&block.qkv_bias), tokens);
+        model.linear(layer, Part::Projections).forward(qkv, x, tokens);
         self.attend(model, layer);
+        let (rows, is_last) = (self.rows(layer), self.is_last(layer));
+        let coordinates = coordinates!(self, layer);
         let kept = &mut self.kept[layer];
-        let (sum, branch) = (grow(&mut kept.sum1, tokens * h), &self.narrow[..tokens * h]);
+        let (sum, branch) = (grow(&mut kept.sum1, rows * h), &self.narrow[..rows * h]);
         let output_drop = drop(DropoutSite::AttentionOutput);
-        let x = &kept.x[..tokens * h];
-        kernels::residual(sum, x, branch, h, &self.coordinates, &output_drop, &mut self.factors);
-        let middle = grow(&mut kept.middle, tokens * h);
+        let x = residual_of!(self, kept, is_last, rows, h);
+        kernels::residual(sum, x, branch, h, coordinates, &output_drop, &mut self.factors);
+        let middle = grow(&mut kept.middle, rows * h);
         let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
-        kernels::norm(model.norm(), middle, sum, gain, shift, grow(&mut kept.moments1, tokens));
+        kernels::norm(model.norm(), middle, sum, gain, shift, grow(&mut kept.moments1, rows));
 
-        let inner = grow(&mut kept.inner, tokens * 4 * h);
-        linear(inner, middle, model.at(&block.w1_weight), model.at(&block.w1_bias), tokens);
+        let inner = grow(&mut kept.inner, rows * 4 * h);
+        model.linear(layer, Part::Expand).forward(inner, middle, rows);
         self.contract(model, layer, &Dropout::OFF);
+        let coordinates = coordinates!(self, layer);
         let kept = &mut self.kept[layer];
-        let (sum, branch) = (grow(&mut kept.sum2, tokens * h), &self.narrow[..tokens * h]);
+        let (sum, branch) = (grow(&mut kept.sum2, rows * h), &self.narrow[..rows * h]);
         let output_drop = drop(DropoutSite::FeedForwardOutput);
-        let middle = &kept.middle[..tokens * h];
-        kernels::residual(sum, middle, branch, h, &self.coordinates, &output_drop, &mut self.factors);
+        let middle = &kept.middle[..rows * h];
+        kernels::residual(sum, middle, branch, h, coordinates, &output_drop, &mut self.factors);
         let (done, rest) = self.kept.split_at_mut(layer + 1);
         let kept = &mut done[layer];
         let out = rest.first_mut().map_or(&mut self.output, |next| &mut next.x);
         let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
-        let (out, moments) = (grow(out, tokens * h), grow(&mut kept.moments2, tokens));
-        kernels::norm(model.norm(), out, &kept.sum2[..tokens * h], gain, shift, moments);
+        let (out, moments) = (grow(out, rows * h), grow(&mut kept.moments2, rows));
+        kernels::norm(model.norm(), out, &kept.sum2[..rows * h], gain, shift, moments);
     }
 
-    /// Attention over the block's queries, keys and values, and its output projection into `narrow`.
+    /// Attention over the block's queries, keys and values, and its output projection into `narrow`: of the selected
+    /// tokens in the last block.
     fn attend(&mut self, model: &Model<'_>, layer: usize) {
-        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
+        let (h, tokens) = (model.config.hidden, self.tokens);
         let kept = &mut self.kept[layer];
         let context = grow(&mut kept.context, tokens * h);
         let log_sums = grow(&mut kept.log_sums, tokens * model.config.heads);
         let (qkv, drop) = (&kept.qkv[..tokens * 3 * h], model.dropouts.at(DropoutSite::Attention(layer)));
         attention::forward(context, log_sums, qkv, &self.spans, model.shape(), &drop, &mut self.scratch);
-        let branch = grow(&mut self.narrow, tokens * h);
-        linear(branch, context, model.at(&block.out_weight), model.at(&block.out_bias), tokens);
+        if self.is_last(layer) {
+            self.selection.compact(&mut self.kept[layer].context[..tokens * h], h);
+        }
+        let rows = self.rows(layer);
+        let branch = grow(&mut self.narrow, rows * h);
+        model.linear(layer, Part::Output).forward(branch, &self.kept[layer].context[..rows * h], rows);
     }
 
     /// The feed-forward layer's activation with dropout, and its second product into `narrow`.
     fn contract(&mut self, model: &Model<'_>, layer: usize, drop: &Dropout) {
-        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
-        let activated = grow(&mut self.wide, tokens * 4 * h);
-        let inner = &self.kept[layer].inner[..tokens * 4 * h];
-        kernels::gelu(model.gelu(), activated, inner, 4 * h, &self.coordinates, drop, &mut self.factors);
-        let branch = grow(&mut self.narrow, tokens * h);
-        linear(branch, activated, model.at(&block.w2_weight), model.at(&block.w2_bias), tokens);
+        let (h, rows) = (model.config.hidden, self.rows(layer));
+        let activated = grow(&mut self.wide, rows * 4 * h);
+        let inner = &self.kept[layer].inner[..rows * 4 * h];
+        kernels::gelu(
+            model.gelu(),
+            activated,
+            inner,
+            4 * h,
+            coordinates!(self, layer),
+            drop,
+            &mut self.factors,
+        );
+        let branch = grow(&mut self.narrow, rows * h);
+        model.linear(layer, Part::Contract).forward(branch, activated, rows);
     }
 
     /// One block backward: takes the gradient of its output in `dx`, leaves that of its input there, and
@@ -333,56 +440,69 @@ impl Chunk {
             Arch::Reference => self.backward_pre_norm(model, layer),
             Arch::Bert => self.backward_post_norm(model, layer),
         }
+        if model.kernel != Kernel::Single {
+            let mut packed = std::mem::take(&mut self.gradients.packed);
+            for (packed, input) in packed.iter_mut().zip(self.plain_inputs(model.config, layer)) {
+                packed.pack(model.kernel, input);
+            }
+            self.gradients.packed = packed;
+        }
     }
 
     fn backward_pre_norm(&mut self, model: &Model<'_>, layer: usize) {
-        let (h, n, block) = (model.config.hidden, self.tokens * model.config.hidden, &model.blocks[layer]);
+        let (h, rows, block) = (model.config.hidden, self.rows(layer), &model.blocks[layer]);
+        let n = rows * h;
         let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
 
         // Feed-forward sublayer.
         let (gradients, dx) = (&mut self.gradients, &mut self.dx[..n]);
         let (dw2, dbias) = (grow(&mut gradients.dw2, n), Sums::split(&mut gradients.sums, h).w2_bias);
         let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
-        kernels::residual_backward(dx, dw2, dbias, &self.coordinates, drops, &mut self.factors);
+        kernels::residual_backward(dx, dw2, dbias, coordinates!(self, layer), drops, &mut self.factors);
         self.expand_backward(model, layer, &drop(DropoutSite::FeedForward));
         let (kept, gradients, dx) = (&self.kept[layer], &mut self.gradients, &mut self.dx[..n]);
-        let (dnorm, moments) = (&self.narrow[..n], &kept.moments2[..self.tokens]);
+        let (dnorm, moments) = (&self.narrow[..n], &kept.moments2[..rows]);
         let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
         let sums = Sums::split(&mut gradients.sums, h);
         let sums = [sums.norm2_gain, sums.norm2_shift];
-        kernels::norm_backward(model.norm(), dx, Write::Add, dnorm, &kept.middle[..n], gain, moments, sums);
+        kernels::norm_backward(model.norm(), dx, Old::Kept, dnorm, &kept.middle[..n], gain, moments, sums);
         let normed = grow(&mut gradients.norm2, n);
         kernels::norm_again(model.norm(), normed, &kept.middle[..n], gain, shift, moments);
 
         // Attention sublayer.
         let (dout, dbias) = (grow(&mut gradients.dout, n), Sums::split(&mut gradients.sums, h).out_bias);
         let drops = [&drop(DropoutSite::AttentionOutput), &Dropout::OFF];
-        kernels::residual_backward(dx, dout, dbias, &self.coordinates, drops, &mut self.factors);
+        kernels::residual_backward(dx, dout, dbias, coordinates!(self, layer), drops, &mut self.factors);
         self.attend_backward(model, layer);
+        let n = self.tokens * h;
+        if self.is_last(layer) {
+            self.selection.spread(grow(&mut self.dx, n), h);
+        }
         let (kept, gradients, dx) = (&self.kept[layer], &mut self.gradients, &mut self.dx[..n]);
         let (dnorm, moments) = (&self.narrow[..n], &kept.moments1[..self.tokens]);
         let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
         let sums = Sums::split(&mut gradients.sums, h);
         let sums = [sums.norm1_gain, sums.norm1_shift];
-        kernels::norm_backward(model.norm(), dx, Write::Add, dnorm, &kept.x[..n], gain, moments, sums);
+        kernels::norm_backward(model.norm(), dx, Old::Kept, dnorm, &kept.x[..n], gain, moments, sums);
         let normed = grow(&mut gradients.norm1, n);
         kernels::norm_again(model.norm(), normed, &kept.x[..n], gain, shift, moments);
     }
 
     fn backward_post_norm(&mut self, model: &Model<'_>, layer: usize) {
-        let (h, n, block) = (model.config.hidden, self.tokens * model.config.hidden, &model.blocks[layer]);
+        let (h, rows, block) = (model.config.hidden, self.rows(layer), &model.blocks[layer]);
+        let n = rows * h;
         let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
 
         // Feed-forward sublayer: through its norm, then down both ways of its sum.
         let (kept, gradients) = (&self.kept[layer], &mut self.gradients);
         let (dsum, dx) = (grow(&mut self.wide, n), &self.dx[..n]);
-        let (gain, moments) = (model.at(&block.norm2_gain), &kept.moments2[..self.tokens]);
+        let (gain, moments) = (model.at(&block.norm2_gain), &kept.moments2[..rows]);
         let sums = Sums::split(&mut gradients.sums, h);
         let norm_sums = [sums.norm2_gain, sums.norm2_shift];
         kernels::norm_backward(
             model.norm(),
             dsum,
-            Write::Store,
+            Old::Replaced,
             dx,
             &kept.sum2[..n],
             gain,
@@ -391,7 +511,14 @@ impl Chunk {
         );
         let dw2 = grow(&mut gradients.dw2, n);
         let drops = [&drop(DropoutSite::FeedForwardOutput), &Dropout::OFF];
-        kernels::residual_backward(dsum, dw2, sums.w2_bias, &self.coordinates, drops, &mut self.factors);
+        kernels::residual_backward(
+            dsum,
+            dw2,
+            sums.w2_bias,
+            coordinates!(self, layer),
+            drops,
+            &mut self.factors,
+        );
         self.expand_backward(model, layer, &Dropout::OFF);
         let dmiddle = &mut self.dx[..n];
         dmiddle.copy_from_slice(&self.narrow[..n]);
@@ -400,16 +527,27 @@ impl Chunk {
         // Attention sublayer, likewise.
         let (kept, gradients) = (&self.kept[layer], &mut self.gradients);
         let dsum = &mut self.wide[..n];
-        let (gain, moments) = (model.at(&block.norm1_gain), &kept.moments1[..self.tokens]);
+        let (gain, moments) = (model.at(&block.norm1_gain), &kept.moments1[..rows]);
         let sums = Sums::split(&mut gradients.sums, h);
         let norm_sums = [sums.norm1_gain, sums.norm1_shift];
         let sum1 = &kept.sum1[..n];
-        kernels::norm_backward(model.norm(), dsum, Write::Store, dmiddle, sum1, gain, moments, norm_sums);
+        kernels::norm_backward(model.norm(), dsum, Old::Replaced, dmiddle, sum1, gain, moments, norm_sums);
         let dout = grow(&mut gradients.dout, n);
         let drops = [&drop(DropoutSite::AttentionOutput), &Dropout::OFF];
-        kernels::residual_backward(dsum, dout, sums.out_bias, &self.coordinates, drops, &mut self.factors);
+        kernels::residual_backward(
+            dsum,
+            dout,
+            sums.out_bias,
+            coordinates!(self, layer),
+            drops,
+            &mut self.factors,
+        );
         self.attend_backward(model, layer);
-        let dx = &mut self.dx[..n];
+        let n = self.tokens * h;
+        if self.is_last(layer) {
+            self.selection.spread(grow(&mut self.wide, n), h);
+        }
+        let dx = grow(&mut self.dx, n);
         dx.copy_from_slice(&self.narrow[..n]);
         kernels::add(dx, &self.wide[..n]);
     }
@@ -417,25 +555,29 @@ impl Chunk {
     /// Backward of the feed-forward layer from `dw2`: fills `dinner` and `activated`, and leaves the gradient
     /// of its input in `narrow`.
     fn expand_backward(&mut self, model: &Model<'_>, layer: usize, drop: &Dropout) {
-        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
+        let (h, rows) = (model.config.hidden, self.rows(layer));
         let gradients = &mut self.gradients;
-        let dinner = grow(&mut gradients.dinner, tokens * 4 * h);
-        linear_input_gradient(dinner, &gradients.dw2, model.at(&block.w2_weight), tokens, h);
-        let activated = grow(&mut gradients.activated, tokens * 4 * h);
-        let (inner, coordinates) = (&self.kept[layer].inner[..tokens * 4 * h], &self.coordinates);
+        let dinner = grow(&mut gradients.dinner, rows * 4 * h);
+        model.linear(layer, Part::Contract).input_gradient(dinner, &gradients.dw2, rows);
+        let activated = grow(&mut gradients.activated, rows * 4 * h);
+        let (inner, coordinates) = (&self.kept[layer].inner[..rows * 4 * h], coordinates!(self, layer));
         let (dbias, factors) = (Sums::split(&mut gradients.sums, h).w1_bias, &mut self.factors);
         kernels::gelu_backward(model.gelu(), activated, dinner, inner, dbias, coordinates, drop, factors);
-        let dinput = grow(&mut self.narrow, tokens * h);
-        linear_input_gradient(dinput, dinner, model.at(&block.w1_weight), tokens, 4 * h);
+        let dinput = grow(&mut self.narrow, rows * h);
+        model.linear(layer, Part::Expand).input_gradient(dinput, dinner, rows);
     }
 
     /// Backward of attention from `dout`: fills `dqkv`, and leaves the gradient of the projections' input in
     /// `narrow`.
     fn attend_backward(&mut self, model: &Model<'_>, layer: usize) {
-        let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
+        let (h, tokens) = (model.config.hidden, self.tokens);
+        let (rows, is_last) = (self.rows(layer), self.is_last(layer));
         let (kept, gradients) = (&self.kept[layer], &mut self.gradients);
         let dcontext = grow(&mut self.narrow, tokens * h);
-        linear_input_gradient(dcontext, &gradients.dout, model.at(&block.out_weight), tokens, h);
+        model.linear(layer, Part::Output).input_gradient(dcontext, &gradients.dout, rows);
+        if is_last {
+            self.selection.spread(dcontext, h);
+        }
         let dqkv = grow(&mut gradients.dqkv, tokens * 3 * h);
         let (qkv, log_sums) = (&kept.qkv[..tokens * 3 * h], &kept.log_sums[..tokens * model.config.heads]);
         let drop = model.dropouts.at(DropoutSite::Attention(layer));
@@ -443,7 +585,7 @@ impl Chunk {
         attention::backward(dqkv, dcontext, log_sums, qkv, spans, model.shape(), &drop, scratch);
         kernels::add_column_sums(Sums::split(&mut gradients.sums, h).qkv_bias, dqkv);
         let dinput = grow(&mut self.narrow, tokens * h);
-        linear_input_gradient(dinput, dqkv, model.at(&block.qkv_weight), tokens, 3 * h);
+        model.linear(layer, Part::Projections).input_gradient(dinput, dqkv, tokens);
     }
 
     /// The gradient of the embeddings' sum, after the last block's backward pass: `dx` through the
@@ -461,29 +603,52 @@ impl Chunk {
         let (mut dgain, mut dshift) = (vec![0.0; h], vec![0.0; h]);
         let sums = [&mut dgain[..], &mut dshift[..]];
         let gain = model.at(&bert.embedding_gain);
-        kernels::norm_backward(model.norm(), dx, Write::Store, dnormed, sum, gain, moments, sums);
+        kernels::norm_backward(model.norm(), dx, Old::Replaced, dnormed, sum, gain, moments, sums);
         Some([dgain, dshift])
     }
 
-    /// Input of block `layer`; behind the last block its output.
+    /// Input of block `layer`; behind the last block its output, where all tokens were selected.
     pub fn state(&self, layer: usize) -> &[f32] {
         self.kept.get(layer).map_or(&self.output, |kept| &kept.x)
     }
 
-    /// Inputs of the four products of block `layer`: projections, output projection, and both halves of
-    /// the feed-forward layer.
-    pub fn inputs(&self, arch: Arch, layer: usize) -> [&[f32]; 4] {
-        let (kept, gradients) = (&self.kept[layer], &self.gradients);
-        let [projections, feed_forward] = match arch {
+    /// Inputs of block `layer`'s linear layers, each `(tokens, inputs)`, after its backward pass.
+    pub fn inputs(&self, model: &Model<'_>, layer: usize) -> [Rhs<'_>; 4] {
+        match model.kernel {
+            Kernel::Single => self.plain_inputs(model.config, layer).map(Rhs::Plain),
+            _ => self.gradients.packed.each_ref().map(Rhs::Packed),
+        }
+    }
+
+    fn plain_inputs(&self, config: &ModelConfig, layer: usize) -> [Mat<'_>; 4] {
+        let (kept, gradients, rows) = (&self.kept[layer], &self.gradients, self.rows(layer));
+        let [projections, expand] = match config.arch {
             Arch::Reference => [&gradients.norm1, &gradients.norm2],
             Arch::Bert => [&kept.x, &kept.middle],
         };
-        [projections, &kept.context, feed_forward, &gradients.activated]
+        let h = config.hidden;
+        [
+            Mat::new(projections, self.tokens, h),
+            Mat::new(&kept.context, rows, h),
+            Mat::new(expand, rows, h),
+            Mat::new(&gradients.activated, rows, 4 * h),
+        ]
+    }
+
+    /// Gradients of what block `layer`'s linear layers gave, each `(tokens, outputs)`, after its backward pass.
+    pub fn output_gradients(&self, config: &ModelConfig, layer: usize) -> [Mat<'_>; 4] {
+        let (h, gradients, rows) = (config.hidden, &self.gradients, self.rows(layer));
+        [
+            Mat::new(&gradients.dqkv, self.tokens, 3 * h),
+            Mat::new(&gradients.dout, rows, h),
+            Mat::new(&gradients.dinner, rows, 4 * h),
+            Mat::new(&gradients.dw2, rows, h),
+        ]
     }
 
     /// A zeroed gradient of the last block's output.
     pub fn zero_dx(&mut self, hidden: usize) {
-        grow(&mut self.dx, self.tokens * hidden).fill(0.0);
+        grow(&mut self.dx, self.selection.len() * hidden).fill(0.0);
     }
 
     /// Adds the chunk's sums of block `layer` (biases and norms) to the flat gradients.

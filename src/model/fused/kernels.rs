@@ -6,7 +6,6 @@
 
 use multiversion::multiversion;
 
-use super::matmul::Write;
 use crate::rng::dropout;
 
 /// One dropout layer in one step; `OFF` keeps everything.
@@ -52,6 +51,15 @@ impl Dropout {
             factors.copy_from_slice(&whole[..factors.len()]);
         }
     }
+}
+
+/// What becomes of an output's old content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Old {
+    /// It is replaced.
+    Replaced,
+    /// The result is added to it.
+    Kept,
 }
 
 /// How a layer norm divides.
@@ -272,7 +280,7 @@ fn normalise(kind: Norm, y: &mut [f32], x: &[f32], gain: &[f32], shift: &[f32], 
 pub fn norm_backward(
     kind: Norm,
     dx: &mut [f32],
-    write: Write,
+    old: Old,
     dy: &[f32],
     x: &[f32],
     gain: &[f32],
@@ -280,7 +288,7 @@ pub fn norm_backward(
     [dgain, dshift]: [&mut [f32]; 2],
 ) {
     let width = gain.len();
-    let add = write == Write::Add;
+    let add = old == Old::Kept;
     let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width));
     for (((dx, dy), x), &Moments { mean, squares }) in rows.zip(moments) {
         let (inverse, slope) = kind.factors(squares, width);
@@ -636,10 +644,10 @@ mod tests {
                 norm(kind, &mut y, &x, &gain, &shift, &mut moments);
                 let (mut dx, mut dgain, mut dshift) = (vec![7.0; n], vec![0.0; width], vec![0.0; width]);
                 let sums = [&mut dgain[..], &mut dshift];
-                norm_backward(kind, &mut dx, Write::Store, &dy, &x, &gain, &moments, sums);
+                norm_backward(kind, &mut dx, Old::Replaced, &dy, &x, &gain, &moments, sums);
                 check_gradient("norm", width, &x, &dy, &dx, norm_of);
                 let (mut added, sums) = (vec![1.0; n], [&mut dgain[..], &mut dshift]);
-                norm_backward(kind, &mut added, Write::Add, &dy, &x, &gain, &moments, sums);
+                norm_backward(kind, &mut added, Old::Kept, &dy, &x, &gain, &moments, sums);
                 assert!(added.iter().zip(&dx).all(|(a, d)| (a - 1.0 - d).abs() < 1e-4 * (1.0 + d.abs())));
                 let mut again = vec![0.0; n];
                 norm_again(kind, &mut again, &x, &gain, &shift, &moments);

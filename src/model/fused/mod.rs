@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::layout::{BlockRanges, OuterRanges};
 use super::{
-    Arch, Engine, Layout, ModelConfig, Optimizer, Outcome, Pass, Predictions, State, Update, Updated,
+    Arch, Engine, Layout, ModelConfig, Optimizer, Outcome, Pass, Precision, Predictions, State, Update,
+    Updated,
 };
 use crate::collate::HostBatch;
 use crate::sample::PairLabel;
@@ -19,11 +20,15 @@ mod attention;
 mod bert_heads;
 mod chunk;
 mod kernels;
+mod linear;
 mod matmul;
+mod selection;
 mod vocabulary;
 
 use bert_heads::{Pooler, Transform};
-use chunk::{Chunk, Dropouts, Model};
+use chunk::{Chunk, Dropouts, Model, PackedBlock, Part};
+use linear::add_weight_gradient;
+use matmul::{Kernel, Mat, Rhs};
 use vocabulary::VocabularyHead;
 
 /// Most threads of an engine: far beyond the cores of any machine, and far below what a system refuses to
@@ -46,9 +51,17 @@ pub struct FusedEngine {
     head: VocabularyHead,
     transform: Transform,
     pooler: Pooler,
+    /// Where the batch's samples begin, and its masked tokens.
+    firsts: Vec<Place>,
+    masked: Vec<Place>,
     /// The samples' first tokens behind the last block, and the gradients of what the pair head reads.
-    firsts: Vec<f32>,
+    first_rows: Vec<f32>,
     dfeatures: Vec<f32>,
+    kernel: Kernel,
+    /// The blocks' weights for bfloat16 products.
+    packed: Vec<PackedBlock>,
+    /// Whether the weights have changed since they were packed.
+    stale: bool,
     pool: rayon::ThreadPool,
 }
 
@@ -65,8 +78,18 @@ macro_rules! model {
                 None => &$engine.sinusoids,
             },
             dropouts: $dropouts,
+            kernel: $engine.kernel,
+            packed: &$engine.packed,
         }
     };
+}
+
+/// Which tokens' states are wanted behind the last block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    All,
+    /// The masked ones and each sample's first.
+    Predicted,
 }
 
 /// A place in the chunked batch.
@@ -78,7 +101,7 @@ struct Place {
 
 impl FusedEngine {
     /// An engine with these weights (in the order of [`Layout::new`]) and zero moments, working on
-    /// `threads` threads of its own.
+    /// `threads` threads of its own, its products in `precision`.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Usage`] for a shape that cannot be or too many threads,
@@ -88,6 +111,7 @@ impl FusedEngine {
         config: &ModelConfig,
         optimizer: Optimizer,
         weights: Vec<f32>,
+        precision: Precision,
         threads: usize,
     ) -> Result<Self> {
         config.check()?;
@@ -103,6 +127,7 @@ impl FusedEngine {
             .thread_name(|i| format!("train-{i}"))
             .build()
             .map_err(|e| Error::internal("cannot start the engine's threads").caused_by(e))?;
+        let kernel = Kernel::of(precision);
         let mut engine = Self {
             config: config.clone(),
             blocks: (0..config.layers).map(|layer| layout.block(layer)).collect(),
@@ -112,16 +137,45 @@ impl FusedEngine {
             gradients: vec![],
             sinusoids: vec![],
             chunks: vec![],
-            head: VocabularyHead::new(config),
+            head: VocabularyHead::new(config, kernel),
             transform: Transform::default(),
             pooler: Pooler::default(),
             firsts: vec![],
+            masked: vec![],
+            first_rows: vec![],
             dfeatures: vec![],
+            kernel,
+            packed: (0..config.layers).map(|_| PackedBlock::default()).collect(),
+            stale: true,
             layout,
             pool,
         };
         engine.restore(State { weights, first: zeros.clone(), second: zeros })?;
         Ok(engine)
+    }
+
+    /// What computes products of this precision on this machine, in words.
+    pub fn products(precision: Precision) -> &'static str {
+        Kernel::of(precision).name()
+    }
+
+    /// Packs the weights anew where they have changed.
+    fn refresh(&mut self) {
+        if self.kernel == Kernel::Single || !std::mem::take(&mut self.stale) {
+            return;
+        }
+        let (kernel, blocks, weights) = (self.kernel, &self.blocks, &self.state.weights);
+        let (packed, head, vocabulary) =
+            (&mut self.packed, &mut self.head, &weights[self.outer.mlm_weight.clone()]);
+        self.pool.install(|| {
+            packed.par_iter_mut().zip(blocks).with_max_len(1).for_each(|(packed, block)| {
+                for (packed, part) in packed.iter_mut().zip(Part::ALL) {
+                    let (weight, bias) = part.ranges(block);
+                    packed.pack(kernel, &weights[weight.clone()], bias.len());
+                }
+            });
+            head.pack(vocabulary);
+        });
     }
 
     /// The embeddings and each block's output, `layers + 1` columns `(rows, seq_len, hidden)`, without
@@ -130,16 +184,16 @@ impl FusedEngine {
     /// # Errors
     /// Those of [`Engine::evaluate`].
     pub fn hidden_states(&mut self, batch: &HostBatch) -> Result<Vec<Vec<f32>>> {
-        let used = self.forward(batch, 0, Dropouts::OFF)?;
-        Ok((0..=self.config.layers).map(|layer| self.state_of(batch, used, layer)).collect())
+        self.forward(batch, 0, Dropouts::OFF, Wanted::All)?;
+        Ok((0..=self.config.layers).map(|layer| self.state_of(batch, layer)).collect())
     }
 
     /// After [`Self::forward`]: the input of block `layer`, behind the last block its output, as
     /// `(rows, seq_len, hidden)` with zeros at padded positions.
-    fn state_of(&self, batch: &HostBatch, used: usize, layer: usize) -> Vec<f32> {
+    fn state_of(&self, batch: &HostBatch, layer: usize) -> Vec<f32> {
         let h = self.config.hidden;
         let mut state = vec![0.0; batch.rows * batch.seq_len * h];
-        for (sample, place) in sample_places(&self.chunks[..used]).iter().enumerate() {
+        for (sample, place) in self.firsts.iter().enumerate() {
             let values = batch.lengths[sample] as usize * h;
             let source = &self.chunks[place.chunk].state(layer)[place.token * h..][..values];
             state[batch.start(sample) * h..][..values].copy_from_slice(source);
@@ -148,8 +202,15 @@ impl FusedEngine {
     }
 
     /// Forward through embeddings and blocks: the number of chunks in use.
-    fn forward(&mut self, batch: &HostBatch, first_row: usize, dropouts: Dropouts) -> Result<usize> {
+    fn forward(
+        &mut self,
+        batch: &HostBatch,
+        first_row: usize,
+        dropouts: Dropouts,
+        wanted: Wanted,
+    ) -> Result<usize> {
         super::batch::check(batch, &self.config)?;
+        self.refresh();
         let longest = batch.lengths.iter().map(|&n| n as usize).max().unwrap_or(0);
         if self.config.arch == Arch::Reference && self.sinusoids.len() < longest * self.config.hidden {
             self.sinusoids = super::sinusoids(longest, self.config.hidden);
@@ -158,36 +219,33 @@ impl FusedEngine {
         if self.chunks.len() < ranges.len() {
             self.chunks.resize_with(ranges.len(), Chunk::default);
         }
+        let chunks = &mut self.chunks[..ranges.len()];
+        for (chunk, samples) in chunks.iter_mut().zip(&ranges) {
+            chunk.load(batch, samples.clone(), first_row, self.config.arch);
+        }
+        self.firsts = sample_places(chunks);
+        self.masked = masked_places(batch, &self.firsts);
+        let mut selected = vec![vec![]; ranges.len()];
+        for place in self.firsts.iter().chain(&self.masked) {
+            selected[place.chunk].push(place.token);
+        }
         let model = model!(self, dropouts);
         let chunks = &mut self.chunks[..ranges.len()];
         self.pool.install(|| {
-            chunks.par_iter_mut().zip(ranges.par_iter()).with_max_len(1).for_each(|(chunk, rows)| {
-                chunk.load(batch, rows.clone(), first_row, model.config.arch);
+            chunks.par_iter_mut().zip(&selected).with_max_len(1).for_each(|(chunk, selected)| {
+                chunk.select((wanted == Wanted::Predicted).then_some(selected));
                 chunk.forward(&model);
             });
         });
         Ok(ranges.len())
     }
 
-    /// Where the masked positions of a batch lie.
-    fn masked_places(&self, batch: &HostBatch, used: usize) -> Vec<Place> {
-        let samples = sample_places(&self.chunks[..used]);
-        let place = |flat: usize| {
-            let sample = batch.sample_at(flat);
-            let first = samples[sample];
-            Place { token: first.token + flat - batch.start(sample), ..first }
-        };
-        batch.masked.iter().map(|&flat| place(flat as usize)).collect()
-    }
-
     /// Forward without dropout, and both heads; `predictions` are filled where wanted.
     fn infer(&mut self, batch: &HostBatch, mut predictions: Option<&mut Predictions>) -> Result<Outcome> {
-        let used = self.forward(batch, 0, Dropouts::OFF)?;
-        let places = self.masked_places(batch, used);
-        let firsts = sample_places(&self.chunks[..used]);
+        let used = self.forward(batch, 0, Dropouts::OFF, Wanted::Predicted)?;
         let (model, chunks) = (model!(self, Dropouts::OFF), &self.chunks[..used]);
         let mut outcome = Outcome::default();
-        for (places, labels) in in_rounds(&places, &batch.labels) {
+        for (places, labels) in in_rounds(&self.masked, &batch.labels) {
             gather(&mut self.head.inputs, chunks, places, self.config.hidden);
             if let Some(bert) = &self.outer.bert {
                 self.transform.forward(&model, bert, &mut self.head.inputs);
@@ -198,10 +256,10 @@ impl FusedEngine {
                 self.head.append_log_probabilities(&mut predictions.mlm);
             }
         }
-        gather(&mut self.firsts, chunks, &firsts, self.config.hidden);
+        gather(&mut self.first_rows, chunks, &self.firsts, self.config.hidden);
         let features = match &self.outer.bert {
-            Some(bert) => self.pooler.forward(&model, bert, &self.firsts),
-            None => &self.firsts,
+            Some(bert) => self.pooler.forward(&model, bert, &self.first_rows),
+            None => &self.first_rows,
         };
         for (x, &label) in features.chunks_exact(self.config.hidden).zip(&batch.pairs) {
             let log_probabilities = pair_log_probabilities(&model, x);
@@ -219,10 +277,9 @@ impl FusedEngine {
         let h = self.config.hidden;
         let mut outcome = Outcome::default();
         self.chunks[..used].iter_mut().for_each(|chunk| chunk.zero_dx(h));
-        let places = self.masked_places(batch, used);
         let model = model!(self, Dropouts::OFF);
         let mlm_weight = weight_of(pass.masked_in_step);
-        for (places, labels) in in_rounds(&places, &batch.labels) {
+        for (places, labels) in in_rounds(&self.masked, &batch.labels) {
             gather(&mut self.head.inputs, &self.chunks, places, h);
             if let Some(bert) = &self.outer.bert {
                 self.transform.forward(&model, bert, &mut self.head.inputs);
@@ -242,11 +299,10 @@ impl FusedEngine {
             scatter_add(&mut self.chunks, places, dx, h);
         }
 
-        let firsts = sample_places(&self.chunks[..used]);
-        gather(&mut self.firsts, &self.chunks, &firsts, h);
+        gather(&mut self.first_rows, &self.chunks, &self.firsts, h);
         let features = match &self.outer.bert {
-            Some(bert) => self.pooler.forward(&model, bert, &self.firsts),
-            None => &self.firsts,
+            Some(bert) => self.pooler.forward(&model, bert, &self.first_rows),
+            None => &self.first_rows,
         };
         self.dfeatures.clear();
         self.dfeatures.resize(features.len(), 0.0);
@@ -273,7 +329,7 @@ impl FusedEngine {
             Some(bert) => self.pooler.backward(&model, bert, &mut self.dfeatures, &mut self.gradients),
             None => &self.dfeatures,
         };
-        scatter_add(&mut self.chunks, &firsts, dfirsts, h);
+        scatter_add(&mut self.chunks, &self.firsts, dfirsts, h);
         outcome
     }
 
@@ -315,13 +371,14 @@ impl Engine for FusedEngine {
 
     fn accumulate(&mut self, batch: &HostBatch, pass: &Pass) -> Result<Outcome> {
         let dropouts = Dropouts::new(self.config.dropout, pass.seed, pass.step);
-        let used = self.forward(batch, pass.first_row, dropouts)?;
+        let used = self.forward(batch, pass.first_row, dropouts, Wanted::Predicted)?;
         let outcome = self.heads(batch, pass, used);
         self.backward(used, dropouts);
         Ok(outcome)
     }
 
     fn update(&mut self, update: &Update) -> Result<Updated> {
+        self.stale = true;
         let (optimizer, layout) = (&self.optimizer, &self.layout);
         let (state, gradients) = (&mut self.state, &mut self.gradients);
         Ok(self.pool.install(|| optimizer.update(layout, state, gradients, update)))
@@ -338,8 +395,8 @@ impl Engine for FusedEngine {
     }
 
     fn encode(&mut self, batch: &HostBatch) -> Result<Vec<f32>> {
-        let used = self.forward(batch, 0, Dropouts::OFF)?;
-        Ok(self.state_of(batch, used, self.config.layers))
+        self.forward(batch, 0, Dropouts::OFF, Wanted::All)?;
+        Ok(self.state_of(batch, self.config.layers))
     }
 
     fn gradients(&self) -> Result<Vec<f32>> {
@@ -359,6 +416,7 @@ impl Engine for FusedEngine {
             )));
         }
         self.state = state;
+        self.stale = true;
         self.gradients = vec![0.0; self.layout.len()];
         Ok(())
     }
@@ -378,14 +436,17 @@ fn in_rounds<'a>(places: &'a [Place], labels: &'a [u32]) -> impl Iterator<Item =
 fn gather(rows: &mut Vec<f32>, chunks: &[Chunk], places: &[Place], h: usize) {
     rows.clear();
     for place in places {
-        rows.extend_from_slice(&chunks[place.chunk].output[place.token * h..][..h]);
+        let chunk = &chunks[place.chunk];
+        rows.extend_from_slice(&chunk.output[chunk.row_of(place.token) * h..][..h]);
     }
 }
 
 /// Adds rows `(places, hidden)` to the gradients of the last block's output.
 fn scatter_add(chunks: &mut [Chunk], places: &[Place], rows: &[f32], h: usize) {
     for (place, row) in places.iter().zip(rows.chunks_exact(h)) {
-        kernels::add(&mut chunks[place.chunk].dx[place.token * h..][..h], row);
+        let chunk = &mut chunks[place.chunk];
+        let at = chunk.row_of(place.token) * h;
+        kernels::add(&mut chunk.dx[at..at + h], row);
     }
 }
 
@@ -412,6 +473,16 @@ fn count_pair(log_probabilities: [f32; 2], label: PairLabel, outcome: &mut Outco
     outcome.nsp_correct += u64::from(guess == label as usize);
 }
 
+/// Where the masked positions of a batch lie, given where its samples begin.
+fn masked_places(batch: &HostBatch, samples: &[Place]) -> Vec<Place> {
+    let place = |flat: usize| {
+        let sample = batch.sample_at(flat);
+        let first = samples[sample];
+        Place { token: first.token + flat - batch.start(sample), ..first }
+    };
+    batch.masked.iter().map(|&flat| place(flat as usize)).collect()
+}
+
 /// Where each sample's first token lies.
 fn sample_places(chunks: &[Chunk]) -> Vec<Place> {
     let spans = chunks.iter().enumerate().flat_map(|(i, c)| c.spans.iter().map(move |s| (i, s.start)));
@@ -422,38 +493,34 @@ fn sample_places(chunks: &[Chunk]) -> Vec<Place> {
 struct WeightTask<'g> {
     rows: &'g mut [f32],
     from_row: usize,
-    outputs: usize,
     inputs: usize,
-    weight: usize,
+    part: Part,
 }
 
 /// Gradients of a block's four weights, summed over the chunks in order. Tasks of equal size, cut by the
 /// model's shape alone.
 fn add_block_gradients(flat: &mut [f32], model: &Model<'_>, layer: usize, chunks: &[Chunk]) {
-    let (h, block) = (model.config.hidden, &model.blocks[layer]);
-    let quarter = h.div_ceil(4);
-    let weights = [
-        (&block.qkv_weight, 3 * h, h, h),
-        (&block.out_weight, h, h, h),
-        (&block.w1_weight, 4 * h, h, h),
-        (&block.w2_weight, h, 4 * h, quarter),
-    ];
+    let h = model.config.hidden;
     let mut tasks = vec![];
     let (mut rest, mut at) = (flat, 0);
-    for (weight, (range, outputs, inputs, rows_per_task)) in weights.into_iter().enumerate() {
-        let (values, behind) = rest[range.start - at..].split_at_mut(range.len());
-        (rest, at) = (behind, range.end);
+    for part in Part::ALL {
+        let (weight, bias) = part.ranges(&model.blocks[layer]);
+        let (values, behind) = rest[weight.start - at..].split_at_mut(weight.len());
+        (rest, at) = (behind, weight.end);
+        let inputs = weight.len() / bias.len();
+        let rows_per_task = (h * h).div_ceil(inputs);
         for (i, rows) in values.chunks_mut(rows_per_task * inputs).enumerate() {
-            tasks.push(WeightTask { rows, from_row: i * rows_per_task, outputs, inputs, weight });
+            tasks.push(WeightTask { rows, from_row: i * rows_per_task, inputs, part });
         }
     }
+    let operands: Vec<([Rhs<'_>; 4], [Mat<'_>; 4])> = chunks
+        .iter()
+        .map(|chunk| (chunk.inputs(model, layer), chunk.output_gradients(model.config, layer)))
+        .collect();
     tasks.into_par_iter().with_max_len(1).for_each(|task| {
-        let WeightTask { rows, from_row, outputs, inputs, weight } = task;
-        for chunk in chunks {
-            let x = chunk.inputs(model.config.arch, layer)[weight];
-            let gradients = &chunk.gradients;
-            let dy = [&gradients.dqkv, &gradients.dout, &gradients.dinner, &gradients.dw2][weight];
-            matmul::add_weight_gradient(rows, from_row, dy, outputs, x, inputs, chunk.tokens);
+        let WeightTask { rows, from_row, inputs, part } = task;
+        for (x, dy) in &operands {
+            add_weight_gradient(rows, from_row, dy[part as usize], inputs, x[part as usize]);
         }
     });
 }

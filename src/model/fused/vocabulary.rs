@@ -7,7 +7,8 @@
 use rayon::prelude::*;
 
 use super::kernels;
-use super::matmul::{Mat, MatMut, Write, add_weight_gradient, linear, product};
+use super::linear::{PackedWeight, add_weight_gradient};
+use super::matmul::{Kernel, Mat, Packed};
 use crate::model::{ModelConfig, Outcome};
 
 /// Rows per round: bounds the logits' memory at `MOST_ROWS * vocab_size` values.
@@ -19,11 +20,14 @@ const SLICE: usize = 1024;
 /// The head's buffers.
 pub struct VocabularyHead {
     hidden: usize,
+    kernel: Kernel,
     /// Rows to predict from, `(rows, hidden)`; filled by the caller before [`Self::forward`].
     pub inputs: Vec<f32>,
     /// Log of the sum of exponentials of each row's logits.
     log_sums: Vec<f32>,
     dinputs: Vec<f32>,
+    /// The inputs for bfloat16 products.
+    packed: Packed,
     slices: Vec<Slice>,
 }
 
@@ -39,17 +43,21 @@ struct Slice {
     partials: Vec<(f32, f32)>,
     /// This slice's part of the inputs' gradient `(rows, hidden)`.
     dinputs: Vec<f32>,
+    /// The slice of the weight for the products.
+    packed: PackedWeight,
 }
 
 impl VocabularyHead {
-    pub fn new(config: &ModelConfig) -> Self {
+    pub fn new(config: &ModelConfig, kernel: Kernel) -> Self {
         let firsts = (0..config.vocab_size).step_by(SLICE);
         let slice = |first| Slice { first, len: SLICE.min(config.vocab_size - first), ..Slice::default() };
         Self {
             hidden: config.hidden,
+            kernel,
             inputs: vec![],
             log_sums: vec![],
             dinputs: vec![],
+            packed: Packed::default(),
             slices: firsts.map(slice).collect(),
         }
     }
@@ -58,20 +66,25 @@ impl VocabularyHead {
         self.inputs.len() / self.hidden
     }
 
+    /// Packs the head's weight anew: before the first use, and after it has changed.
+    pub fn pack(&mut self, weight: &[f32]) {
+        let h = self.hidden;
+        self.slices.par_iter_mut().with_max_len(1).for_each(|slice| {
+            let weight = &weight[slice.first * h..(slice.first + slice.len) * h];
+            slice.packed.pack(self.kernel, weight, slice.len);
+        });
+    }
+
     /// Logits and cross-entropy against `labels` (one a row), added to `outcome`.
     pub fn forward(&mut self, weight: &[f32], bias: &[f32], labels: &[u32], outcome: &mut Outcome) {
-        let (rows, h, inputs) = (self.rows(), self.hidden, &self.inputs);
+        let (rows, h, kernel, inputs) = (self.rows(), self.hidden, self.kernel, &self.inputs);
         self.slices.par_iter_mut().with_max_len(1).for_each(|slice| {
             let Slice { first, len, .. } = *slice;
             slice.logits.resize(rows * len, 0.0);
             slice.partials.resize(rows, (0.0, 0.0));
-            linear(
-                &mut slice.logits,
-                inputs,
-                &weight[first * h..(first + len) * h],
-                &bias[first..first + len],
-                rows,
-            );
+            let bias = &bias[first..first + len];
+            let layer = slice.packed.layer(kernel, &weight[first * h..(first + len) * h], bias);
+            layer.forward(&mut slice.logits, inputs, rows);
             kernels::max_and_sum(&slice.logits, len, &mut slice.partials);
         });
         self.log_sums.clear();
@@ -105,7 +118,8 @@ impl VocabularyHead {
         dweight: &mut [f32],
         dbias: &mut [f32],
     ) -> &[f32] {
-        let (rows, h, inputs, log_sums) = (self.rows(), self.hidden, &self.inputs, &self.log_sums);
+        let (rows, h, kernel, log_sums) = (self.rows(), self.hidden, self.kernel, &self.log_sums);
+        let inputs = kernel.rhs(Mat::new(&self.inputs, rows, h), &mut self.packed);
         (self.slices.par_iter_mut().with_max_len(1))
             .zip(dweight.par_chunks_mut(SLICE * h))
             .zip(dbias.par_chunks_mut(SLICE))
@@ -119,11 +133,11 @@ impl VocabularyHead {
                     }
                 }
                 kernels::add_column_sums(dbias, dlogits);
-                add_weight_gradient(dweight, 0, dlogits, len, inputs, h, rows);
+                add_weight_gradient(dweight, 0, Mat::new(dlogits, rows, len), h, inputs);
                 slice.dinputs.resize(rows * h, 0.0);
-                let weight = Mat::new(&weight[first * h..(first + len) * h], len, h);
-                let dinputs = MatMut::new(&mut slice.dinputs, rows, h);
-                product(dinputs, Write::Store, Mat::new(dlogits, rows, len), weight, 1.0);
+                // The bias takes no part in the input's gradient.
+                let layer = slice.packed.layer(kernel, &weight[first * h..(first + len) * h], &dbias[..len]);
+                layer.input_gradient(&mut slice.dinputs, dlogits, rows);
             });
         self.dinputs.clear();
         self.dinputs.resize(rows * h, 0.0);

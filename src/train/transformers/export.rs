@@ -8,7 +8,7 @@ use std::path::Path;
 use super::super::tensors::{self, Tensor};
 use super::{CONFIG, MODEL, config, import, swap_pair_classes, tokenizer};
 use crate::collate::HostBatch;
-use crate::model::{Arch, Engine, FusedEngine, Layout, ModelConfig, Optimizer};
+use crate::model::{Arch, Engine, FusedEngine, Layout, ModelConfig, Optimizer, Precision};
 use crate::sample::{PairLabel, SEGMENT_A, SEGMENT_B};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result, durable};
@@ -100,7 +100,7 @@ fn verify(directory: &Path, model: &ModelConfig, weights: &[f32]) -> Result<()> 
     }
     let batch = made_up(model);
     let predict = |weights: Vec<f32>| {
-        let mut engine = FusedEngine::new(model, Optimizer::default(), weights, 1)?;
+        let mut engine = FusedEngine::new(model, Optimizer::default(), weights, Precision::F32, 1)?;
         engine.predict(&batch)
     };
     let (found, expected) = (predict(back.weights)?, predict(weights.to_vec())?);

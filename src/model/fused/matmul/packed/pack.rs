@@ -1,0 +1,208 @@
+//! Operands in the order in which the bfloat16 kernels read them.
+//!
+//! A *lane* is a row of the left operand or a column of the right one: 16 lanes make a strip, and a strip
+//! runs along the inner dimension k in tiles of 32 k, each 16 lines of 16 pairs `(k, k + 1)`. A line is a
+//! lane of the left operand (16 pairs of it), or a pair of the right one (16 lanes of it), as AMX wants
+//! them. Tiles are padded with zeros, which add nothing to a product.
+
+use std::arch::x86_64::*;
+
+use super::super::view::Mat;
+use super::lines::Line;
+
+/// Lanes of a strip.
+pub const STRIP: usize = 16;
+/// Depth of a bfloat16 tile.
+pub const DEPTH: usize = 32;
+
+/// 16 lanes of an operand: element `(lane, k)` lies at `data[lane * lane_stride + k * depth_stride]`, and one
+/// of the strides is 1.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    data: &'a [f32],
+    lane_stride: usize,
+    depth_stride: usize,
+    /// At most 16.
+    lanes: usize,
+    depth: usize,
+}
+
+impl<'a> Source<'a> {
+    /// Rows `first..` of a left operand.
+    fn of_rows(of: Mat<'a>, first: usize) -> Self {
+        Self {
+            data: &of.data[(first * of.row_stride).min(of.data.len())..],
+            lane_stride: of.row_stride,
+            depth_stride: of.col_stride,
+            lanes: STRIP.min(of.rows - first),
+            depth: of.cols,
+        }
+    }
+
+    /// Columns `first..` of a right operand.
+    fn of_columns(of: Mat<'a>, first: usize) -> Self {
+        Self::of_rows(of.t(), first)
+    }
+
+    /// Whether the depth is the contiguous dimension; otherwise the lanes are.
+    fn along_depth(&self) -> bool {
+        self.depth_stride == 1 && self.lane_stride != 1
+    }
+
+    /// From `lane` and `k` on `n` elements along the contiguous dimension, zeros behind.
+    ///
+    /// # Safety
+    /// AVX-512F.
+    #[inline(always)]
+    unsafe fn load(&self, lane: usize, k: usize, n: usize) -> __m512 {
+        let from = lane * self.lane_stride + k * self.depth_stride;
+        // The mask keeps to `n` elements; this check keeps those within the buffer.
+        assert!(n == 0 || from + n <= self.data.len(), "a strip beyond its operand");
+        let mask = if n >= 16 { 0xffff } else { (1u16 << n) - 1 };
+        // SAFETY: masked-out elements are not touched, the others were checked to exist.
+        unsafe { _mm512_maskz_loadu_ps(mask, self.data.as_ptr().wrapping_add(from)) }
+    }
+}
+
+/// Lines of a strip of this depth.
+pub fn strip_lines(depth: usize) -> usize {
+    depth.div_ceil(DEPTH) * STRIP
+}
+
+/// The left operand's rows, `out[strip][tile][16 rows][16 pairs]`, times `scale`.
+///
+/// # Safety
+/// AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn rows(out: &mut [Line], of: Mat<'_>, scale: f32) {
+    let (strips, tiles) = (of.rows.div_ceil(STRIP), of.cols.div_ceil(DEPTH));
+    assert_eq!(out.len(), strips * tiles * STRIP, "lines of packed rows");
+    let mut pack = |strip: usize, tile: usize| {
+        let source = Source::of_rows(of, strip * STRIP);
+        let out = &mut out[(strip * tiles + tile) * STRIP..][..STRIP];
+        // SAFETY: forwarded.
+        unsafe { pack_tile(out, source, tile * DEPTH, scale, !source.along_depth()) };
+    };
+    in_order_of_memory(of.col_stride == 1, strips, tiles, &mut pack);
+}
+
+/// The right operand's columns, `out[panel][tile][2][16 pairs][16 columns]`.
+///
+/// # Safety
+/// AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn columns(out: &mut [Line], of: Mat<'_>) {
+    let (strips, tiles) = (of.cols.div_ceil(2 * STRIP) * 2, of.rows.div_ceil(DEPTH));
+    assert_eq!(out.len(), strips * tiles * STRIP, "lines of packed columns");
+    let mut pack = |strip: usize, tile: usize| {
+        let out = &mut out[((strip / 2 * tiles + tile) * 2 + strip % 2) * STRIP..][..STRIP];
+        if strip * STRIP >= of.cols {
+            out.fill(Line::default());
+            return;
+        }
+        let source = Source::of_columns(of, strip * STRIP);
+        // SAFETY: forwarded.
+        unsafe { pack_tile(out, source, tile * DEPTH, 1.0, source.along_depth()) };
+    };
+    in_order_of_memory(of.row_stride == 1, strips, tiles, &mut pack);
+}
+
+/// Calls for each strip and tile such that what is read lies one behind the other as far as possible.
+fn in_order_of_memory(along_depth: bool, strips: usize, tiles: usize, pack: &mut impl FnMut(usize, usize)) {
+    if along_depth {
+        (0..strips).for_each(|strip| (0..tiles).for_each(|tile| pack(strip, tile)));
+    } else {
+        (0..tiles).for_each(|tile| (0..strips).for_each(|strip| pack(strip, tile)));
+    }
+}
+
+/// One tile from depth `first` on. `transposed` exchanges lanes and pairs of what the source's
+/// contiguous dimension gives.
+///
+/// # Safety
+/// AVX512-BF16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pack_tile(out: &mut [Line], from: Source<'_>, first: usize, scale: f32, transposed: bool) {
+    let factor = _mm512_set1_ps(scale);
+    let depth = (from.depth - first).min(DEPTH);
+    let mut lines = [_mm512_setzero_si512(); 16];
+    if from.along_depth() {
+        let (low, high) = (depth.min(16), depth.saturating_sub(16));
+        for (lane, line) in lines.iter_mut().enumerate().take(from.lanes) {
+            // SAFETY: AVX-512F is on.
+            let (low, high) = unsafe { (from.load(lane, first, low), from.load(lane, first + 16, high)) };
+            let pairs = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, factor), _mm512_mul_ps(low, factor));
+            // SAFETY: both are 512 bits.
+            *line = unsafe { std::mem::transmute::<__m512bh, __m512i>(pairs) };
+        }
+    } else {
+        let interleave = interleave();
+        for (pair, line) in lines.iter_mut().enumerate().take(depth.div_ceil(2)) {
+            let k = first + 2 * pair;
+            let odd = if 2 * pair + 1 < depth { from.lanes } else { 0 };
+            // SAFETY: AVX-512F is on.
+            let (low, high) = unsafe { (from.load(0, k, from.lanes), from.load(0, k + 1, odd)) };
+            let pairs = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, factor), _mm512_mul_ps(low, factor));
+            // SAFETY: both are 512 bits.
+            let pairs = unsafe { std::mem::transmute::<__m512bh, __m512i>(pairs) };
+            *line = _mm512_permutexvar_epi16(interleave, pairs);
+        }
+    }
+    if transposed {
+        lines = transpose(lines);
+    }
+    for (out, line) in out.iter_mut().zip(lines) {
+        store(out, line);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(line: &mut Line, value: __m512i) {
+    // SAFETY: a line is 64 bytes, aligned to 64.
+    unsafe { _mm512_store_si512((&raw mut *line).cast(), value) };
+}
+
+/// Element `2 i` from the low half, `2 i + 1` from the high half, of 16 bits each.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn interleave() -> __m512i {
+    let mut order = [0u16; 32];
+    for (i, order) in order.iter_mut().enumerate() {
+        *order = (i / 2 + 16 * (i % 2)) as u16;
+    }
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_loadu_si512(order.as_ptr().cast()) }
+}
+
+/// The transpose of 16 lines of 16 values of 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
+    let zero = _mm512_setzero_si512();
+    let (mut t, mut u) = ([zero; 16], [zero; 16]);
+    for i in 0..8 {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for i in 0..4 {
+        let q = 4 * i;
+        u[q] = _mm512_unpacklo_epi64(t[q], t[q + 2]);
+        u[q + 1] = _mm512_unpackhi_epi64(t[q], t[q + 2]);
+        u[q + 2] = _mm512_unpacklo_epi64(t[q + 1], t[q + 3]);
+        u[q + 3] = _mm512_unpackhi_epi64(t[q + 1], t[q + 3]);
+    }
+    // u[4 g + c] holds, in its 128-bit lane l, column 4 l + c of rows 4 g .. 4 g + 4.
+    for c in 0..4 {
+        let low = _mm512_shuffle_i32x4(u[c], u[4 + c], 0b10_00_10_00);
+        let low_odd = _mm512_shuffle_i32x4(u[c], u[4 + c], 0b11_01_11_01);
+        let high = _mm512_shuffle_i32x4(u[8 + c], u[12 + c], 0b10_00_10_00);
+        let high_odd = _mm512_shuffle_i32x4(u[8 + c], u[12 + c], 0b11_01_11_01);
+        t[c] = _mm512_shuffle_i32x4(low, high, 0b10_00_10_00);
+        t[8 + c] = _mm512_shuffle_i32x4(low, high, 0b11_01_11_01);
+        t[4 + c] = _mm512_shuffle_i32x4(low_odd, high_odd, 0b10_00_10_00);
+        t[12 + c] = _mm512_shuffle_i32x4(low_odd, high_odd, 0b11_01_11_01);
+    }
+    t
+}
