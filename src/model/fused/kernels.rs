@@ -112,22 +112,19 @@ pub enum Gelu {
 /// Lanes of every sum: the widest vector registers, and fixed so that the order of additions is too.
 const LANES: usize = 16;
 
-/// Sum of `value` over the rows of columns of equal length.
+/// Sum of `value` over three columns of equal length; who needs fewer gives one again.
 #[inline(always)]
-fn sum_of<const N: usize>(columns: [&[f32]; N], value: impl Fn([f32; N]) -> f32) -> f32 {
-    let (mut blocks, mut lanes) = (columns.map(|column| column.chunks_exact(LANES)), [0.0f32; LANES]);
-    for _ in 0..columns[0].len() / LANES {
-        // Arrays of a known length, so that the loop over them becomes one vector operation each.
-        let block: [[f32; LANES]; N] = std::array::from_fn(|n| {
-            blocks[n].next().map_or([0.0; LANES], |block| std::array::from_fn(|lane| block[lane]))
-        });
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += value(std::array::from_fn(|n| block[n][lane]));
-        }
-    }
+fn sum_of([a, b, c]: [&[f32]; 3], value: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let [a, b, c] = [a, b, c].map(|column| column.chunks_exact(LANES));
     let mut tail = 0.0;
-    for i in columns[0].len() / LANES * LANES..columns[0].len() {
-        tail += value(columns.map(|column| column[i]));
+    for ((&a, &b), &c) in a.remainder().iter().zip(b.remainder()).zip(c.remainder()) {
+        tail += value(a, b, c);
+    }
+    for ((a, b), c) in a.zip(b).zip(c) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += value(a[lane], b[lane], c[lane]);
+        }
     }
     let mut width = LANES / 2;
     while width > 0 {
@@ -249,8 +246,8 @@ fn drop_each(
 pub fn norm(kind: Norm, y: &mut [f32], x: &[f32], gain: &[f32], shift: &[f32], moments: &mut [Moments]) {
     let width = gain.len();
     for ((y, x), moments) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(moments) {
-        let mean = sum_of([x], |[x]| x) / width as f32;
-        let squares = sum_of([x], |[x]| (x - mean) * (x - mean));
+        let mean = sum_of([x; 3], |x, _, _| x) / width as f32;
+        let squares = sum_of([x; 3], |x, _, _| (x - mean) * (x - mean));
         *moments = Moments { mean, squares };
         normalise(kind, y, x, gain, shift, *moments);
     }
@@ -298,8 +295,8 @@ pub fn norm_backward(
     let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width));
     for (((dx, dy), x), &Moments { mean, squares }) in rows.zip(moments) {
         let (inverse, slope) = kind.factors(squares, width);
-        let mean_g = sum_of([dy, gain], |[dy, gain]| dy * gain) / width as f32;
-        let k = slope * sum_of([dy, gain, x], |[dy, gain, x]| dy * gain * (x - mean));
+        let mean_g = sum_of([dy, gain, dy], |dy, gain, _| dy * gain) / width as f32;
+        let k = slope * sum_of([dy, gain, x], |dy, gain, x| dy * gain * (x - mean));
         let (dx, dy, x) = (&mut dx[..width], &dy[..width], &x[..width]);
         for j in 0..width {
             let c = x[j] - mean;
@@ -496,7 +493,7 @@ pub fn softmax(scores: &mut [f32], width: usize, log_sums: &mut [f32]) {
         for score in row.iter_mut() {
             *score = exp(*score - max);
         }
-        let sum = sum_of([row], |[x]| x);
+        let sum = sum_of([row; 3], |x, _, _| x);
         let inverse = 1.0 / sum;
         for score in row.iter_mut() {
             *score *= inverse;
@@ -521,7 +518,7 @@ pub fn softmax_backward(
     let rows = p.chunks_exact_mut(width).zip(dp.chunks_exact_mut(width));
     for ((p, dp), coordinate) in rows.zip(first_coordinate..) {
         drop.fill(coordinate, factors);
-        let dot = sum_of([dp, factors, p], |[dp, factor, p]| dp * factor * p);
+        let dot = sum_of([dp, factors, p], |dp, factor, p| dp * factor * p);
         let (p, dp) = (&mut p[..width], &mut dp[..width]);
         for j in 0..width {
             let probability = p[j];
@@ -556,7 +553,7 @@ pub fn add(sums: &mut [f32], values: &[f32]) {
 pub fn max_and_sum(values: &[f32], width: usize, partials: &mut [(f32, f32)]) {
     for (row, partial) in values.chunks_exact(width).zip(partials) {
         let max = max_of(row);
-        *partial = (max, sum_of([row], |[x]| exp(x - max)));
+        *partial = (max, sum_of([row; 3], |x, _, _| exp(x - max)));
     }
 }
 
