@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::flags::Preset;
 use super::output::{self, Printer, grouped, percent, tell};
-use super::sample::{LEGEND, SourceArgs, heading, summary};
+use super::sample::{LEGEND, SourceArgs, add_bottleneck, heading, summary};
 use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::Shape;
 use crate::pipeline::Plan;
@@ -79,7 +79,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut count = Count::default();
     let mut kept = Vec::new();
     let start = Instant::now();
-    plan.batches(&collate, Cursor::default(), args.source.epochs, |batches| {
+    let ((), flow) = plan.measured_batches(&collate, Cursor::default(), args.source.epochs, |batches| {
         while count.batches < limit && !printer.closed {
             let Some(batch) = batches.next().transpose()? else { break };
             let number = count.batches;
@@ -107,6 +107,7 @@ pub fn run(args: Args) -> Result<()> {
         let mut table = summary(&count.tally, start.elapsed());
         table.row("batches", format!("{} ({} padding)", grouped(count.batches), percent(count.waste())));
         table.row("digest", count.digest);
+        add_bottleneck(&mut table, &flow, corpus.as_ref());
         tell(table);
     }
     Ok(())

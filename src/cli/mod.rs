@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::Result;
 
 mod bench;
+mod bottleneck;
 mod collate;
 mod corpus;
 mod embed;

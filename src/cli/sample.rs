@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::bottleneck::{Situation, bottleneck};
 use super::flags::{CorpusFlags, Preset, SampleFlags, TokensFlag};
 use super::output::{Printer, Table, grouped, percent, tell};
 use super::train::cores;
 use crate::corpus::{Corpus, Shape};
+use crate::flow::FlowReport;
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, Tally, show};
 use crate::vocab::Tokenizer;
@@ -90,7 +92,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut printer = Printer::new();
     let (mut tally, mut skipped) = (Tally::default(), 0);
     let start = Instant::now();
-    plan.samples(Cursor::default(), args.source.epochs, |units| {
+    let ((), flow) = plan.measured_samples(Cursor::default(), args.source.epochs, |units| {
         while tally.samples < limit && !printer.closed {
             let Some(unit) = units.next().transpose()? else { break };
             skipped += unit.skipped;
@@ -112,9 +114,18 @@ pub fn run(args: Args) -> Result<()> {
     if printer.finish()? {
         let mut table = summary(&tally, start.elapsed());
         table.row("left out", format!("{} malformed documents", grouped(skipped)));
+        add_bottleneck(&mut table, &flow, corpus.as_ref());
         tell(table);
     }
     Ok(())
+}
+
+/// Adds the row that names the slow stage of what was printed, where there was enough to tell.
+pub(super) fn add_bottleneck(table: &mut Table, flow: &FlowReport, corpus: &dyn Corpus) {
+    let situation = Situation { consumer: "output", cores: cores(), encoded: corpus.tokens().is_some() };
+    if let Some(line) = bottleneck(flow, situation) {
+        table.row("bottleneck", line);
+    }
 }
 
 /// What stands before the first sample that people read.
