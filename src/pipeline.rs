@@ -10,9 +10,9 @@ use crate::collate::{self, CollateConfig, Collator, HostBatch};
 use crate::corpus::Corpus;
 use crate::corpus::tokens::{self, Block};
 use crate::flow::{FlowReport, StageReport, StageStats, ordered_map, prefetch};
-use crate::sample::{self, Cursor, SampleConfig, Samples, Unit};
+use crate::sample::{self, Cursor, Order, SampleConfig, Samples, Shuffle, Unit};
 use crate::vocab::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Most positions of a unit, and about its text in bytes. A sample takes some microseconds and a ticket about
 /// one, so that so much text makes the threads cost next to nothing, while a resumed run waits for some
@@ -187,6 +187,58 @@ pub fn encode_blocks(
     result
 }
 
+/// Documents that were read, and their text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DocumentsRead {
+    /// Malformed ones included.
+    pub documents: u64,
+    /// In bytes, of the well-formed ones.
+    pub bytes: u64,
+}
+
+/// Reads all documents of a corpus, epoch after epoch, each in its order, and gives `consume` what they were, some
+/// at a time: the first stage by itself. Malformed documents are read like others. The order is that of a corpus of
+/// one source.
+///
+/// # Errors
+/// [`ErrorKind::Data`] where there is no document; those of reading; those of `consume`.
+pub fn documents<R>(
+    corpus: &dyn Corpus,
+    shuffle: Shuffle,
+    workers: usize,
+    consume: impl FnOnce(&mut dyn Iterator<Item = Result<DocumentsRead>>) -> Result<R>,
+) -> Result<(R, FlowReport)> {
+    let len = corpus.len();
+    if len == 0 {
+        return Err(Error::data(format!("corpus {}: there is no document in it", corpus.path().display())));
+    }
+    let stats = StageStats::default();
+    let started = Instant::now();
+    let result = thread::scope(|scope| {
+        let units = units(Cursor::default(), u64::MAX, len, Cut::of(corpus, 1));
+        consume(&mut ordered_map(scope, "corpus", workers, units, &stats, |_| {
+            Ok(|unit: Unit| {
+                let order = Order::new(shuffle, 0, unit.epoch, len);
+                let mut read = DocumentsRead::default();
+                for position in unit.positions {
+                    read.documents += 1;
+                    match corpus.document(order.document(position)) {
+                        Ok(document) => {
+                            read.bytes += document.sentences.iter().map(|s| s.text.len() as u64).sum::<u64>();
+                        }
+                        Err(error) if error.kind() == ErrorKind::Data => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(read)
+            })
+        })?)
+    });
+    let wall = started.elapsed();
+    let report = told(FlowReport::new(vec![stats.report("corpus", stats.work(), wall)], stats.wait(), wall));
+    Ok((result?, report))
+}
+
 /// The cursor of an epoch's first sample.
 fn first_of(epoch: u64) -> Cursor {
     Cursor { epoch, position: 0, part: 0 }
@@ -203,7 +255,10 @@ struct Cut {
 
 impl Cut {
     fn new(corpus: &dyn Corpus, config: &SampleConfig) -> Self {
-        let window = config.window_for(corpus);
+        Self::of(corpus, config.window_for(corpus))
+    }
+
+    fn of(corpus: &dyn Corpus, window: u64) -> Self {
         let positions = (BYTES_PER_UNIT / sample::mean_bytes(corpus)).clamp(1, POSITIONS_PER_UNIT);
         Self { window, unit: positions.div_ceil(window).saturating_mul(window) }
     }

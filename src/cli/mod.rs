@@ -96,7 +96,9 @@ enum Command {
     #[command(after_help = "Example:\n  bertstream inspect --run run --step 100 --limit 5")]
     Inspect(inspect::Args),
     /// Measure the parts of the program on this machine.
-    #[command(after_help = "Example:\n  bertstream bench step --hidden 256 --layers 8 --batch-size 64")]
+    #[command(after_help = "Examples:\n\
+        \x20 bertstream bench step --hidden 256 --layers 8 --batch-size 64\n\
+        \x20 bertstream bench collate --corpus train.tsv --vocab vocab.json --consumer-ms 5")]
     Bench(bench::Args),
     /// Train a small model on a made-up language that comes with the program.
     #[command(after_help = "Example:\n  bertstream quickstart --output runs/first")]

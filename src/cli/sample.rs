@@ -12,7 +12,7 @@ use super::train::cores;
 use crate::corpus::{Corpus, Shape};
 use crate::flow::FlowReport;
 use crate::pipeline::Plan;
-use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, Tally, show};
+use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, SampleConfig, Tally, show};
 use crate::vocab::Tokenizer;
 use crate::{Result, vocab};
 
@@ -29,7 +29,17 @@ pub struct Args {
     #[arg(long, conflicts_with = "format")]
     json: bool,
     #[command(flatten)]
+    epochs: EpochsFlag,
+    #[command(flatten)]
     source: SourceArgs,
+}
+
+/// How often a command goes through the corpus.
+#[derive(Debug, clap::Args)]
+pub(super) struct EpochsFlag {
+    /// Epochs to go through.
+    #[arg(short = 'e', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub epochs: u64,
 }
 
 /// Flags of every command that makes samples and nothing else.
@@ -41,9 +51,6 @@ pub(super) struct SourceArgs {
     /// Where the flags left out come from.
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub preset: Preset,
-    /// Epochs to go through.
-    #[arg(short = 'e', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub epochs: u64,
     /// Threads that build samples; 0 builds them without threads [default: the number of cores].
     #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
           value_parser = super::flags::workers)]
@@ -57,14 +64,39 @@ pub(super) struct SourceArgs {
 }
 
 impl SourceArgs {
-    /// Opens the corpus, with its ids where they have been encoded.
-    pub fn open(&self, tokenizer: &dyn Tokenizer) -> Result<Box<dyn Corpus>> {
-        self.tokens.open(&self.corpus.resolve()?, tokenizer).map(|(corpus, _)| corpus)
+    /// Opens what samples are made of: the corpus with its ids, where they have been encoded.
+    pub fn open(&self) -> Result<Source> {
+        let sample = self.sample.resolve(self.preset);
+        sample.check()?;
+        let tokenizer = vocab::load(&self.vocab)?;
+        let (corpus, _) = self.tokens.open(&self.corpus.resolve()?, tokenizer.as_ref())?;
+        let sample = sample.for_corpus(corpus.as_ref());
+        Ok(Source { tokenizer, corpus, sample, workers: self.workers() })
     }
 
     /// The number of worker threads: asked for, or the cores of this machine.
     pub fn workers(&self) -> usize {
         self.workers.unwrap_or_else(cores)
+    }
+}
+
+/// What samples are made of, opened.
+pub(super) struct Source {
+    pub tokenizer: Box<dyn Tokenizer>,
+    pub corpus: Box<dyn Corpus>,
+    pub sample: SampleConfig,
+    pub workers: usize,
+}
+
+impl Source {
+    /// The pipeline over it.
+    pub fn plan(&self) -> Plan<'_> {
+        Plan {
+            corpus: &*self.corpus,
+            tokenizer: &*self.tokenizer,
+            sample: &self.sample,
+            workers: self.workers,
+        }
     }
 }
 
@@ -79,20 +111,15 @@ enum Format {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<()> {
-    let config = args.source.sample.resolve(args.source.preset);
-    config.check()?;
-    let tokenizer = vocab::load(&args.source.vocab)?;
-    let corpus = args.source.open(tokenizer.as_ref())?;
-    let config = config.for_corpus(corpus.as_ref());
-    let workers = args.source.workers();
-    let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };
+    let source = args.source.open()?;
+    let Plan { corpus, tokenizer, .. } = source.plan();
     let format = if args.json { Format::Jsonl } else { args.format };
     let limit = args.limit.unwrap_or(u64::MAX);
 
     let mut printer = Printer::new();
     let (mut tally, mut skipped) = (Tally::default(), 0);
     let start = Instant::now();
-    let ((), flow) = plan.measured_samples(Cursor::default(), args.source.epochs, |units| {
+    let ((), flow) = source.plan().measured_samples(Cursor::default(), args.epochs.epochs, |units| {
         while tally.samples < limit && !printer.closed {
             let Some(unit) = units.next().transpose()? else { break };
             skipped += unit.skipped;
@@ -103,8 +130,8 @@ pub fn run(args: Args) -> Result<()> {
                 }
                 tally.add(&sample, &tokenizer.specials());
                 let line = match format {
-                    Format::Text => text(&sample, corpus.shape(), tokenizer.as_ref(), printer.paint),
-                    Format::Jsonl => json(&sample, tokenizer.as_ref()),
+                    Format::Text => text(&sample, corpus.shape(), tokenizer, printer.paint),
+                    Format::Jsonl => json(&sample, tokenizer),
                 };
                 printer.line(line)?;
             }
@@ -114,7 +141,7 @@ pub fn run(args: Args) -> Result<()> {
     if printer.finish()? {
         let mut table = summary(&tally, start.elapsed());
         table.row("left out", format!("{} malformed documents", grouped(skipped)));
-        add_bottleneck(&mut table, &flow, corpus.as_ref());
+        add_bottleneck(&mut table, &flow, corpus);
         tell(table);
     }
     Ok(())
@@ -232,7 +259,7 @@ mod tests {
     #[test]
     fn the_letters_and_spellings_of_the_reference_are_understood() {
         let args = parse("-c a.tsv -v v.json -s 20 -e 3 -w 5").unwrap();
-        assert_eq!((args.source.epochs, args.source.workers()), (3, 5));
+        assert_eq!((args.epochs.epochs, args.source.workers()), (3, 5));
         assert_eq!(args.source.sample.resolve(args.source.preset).seq_len, 20);
         let args = parse("--train_dataset a.tsv --vocab_path v.json --seq_len 20 --num_workers 0").unwrap();
         assert_eq!(args.source.workers(), 0);
