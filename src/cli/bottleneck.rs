@@ -10,7 +10,11 @@ use crate::flow::{FlowReport, StageReport};
 const SHORTEST: Duration = Duration::from_millis(200);
 
 /// Share of the time without data from which on data is what is slow.
-pub const WAITING: f64 = 0.01;
+const WAITING: f64 = 0.01;
+
+/// Below this share no stage is at its limit. Where the consumer waits all the same, results wait for their turn
+/// to be computed.
+const IDLE: f64 = 0.6;
 
 /// What a remedy depends on.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +45,9 @@ pub fn bottleneck(report: &FlowReport, situation: Situation<'_>) -> Option<Strin
         0 => format!("{:.0} % of the time of the only thread", 100.0 * slow.busy),
         _ => format!("{:.0} % busy{}", 100.0 * slow.busy, idlest(&report.stages, slow.name)),
     };
+    if slow.threads > 0 && slow.busy < IDLE && report.data_wait > 1.0 - IDLE {
+        return Some(format!("none ({} {share}): other work has the cores", slow.name));
+    }
     Some(format!("{} ({share}): {}", slow.name, remedy(slow, report, situation)))
 }
 
@@ -123,6 +130,18 @@ mod tests {
             8,
             true,
             "train (waits 0.4 % of the time, collate idle 80 %): data is ready before it is asked for",
+        );
+    }
+
+    #[test]
+    fn no_stage_is_blamed_where_none_is_busy() {
+        check(
+            2,
+            [0.42, 0.2],
+            0.97,
+            2,
+            false,
+            "none (sample 42 % busy, collate idle 80 %): other work has the cores",
         );
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::flags::Preset;
 use super::output::{self, Printer, grouped, percent, tell};
-use super::sample::{EpochsFlag, LEGEND, SourceArgs, add_bottleneck, heading, summary};
+use super::sample::{EpochsFlag, LEGEND, SourceArgs, WorkersFlag, add_bottleneck, heading, summary};
 use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::Shape;
 use crate::pipeline::Plan;
@@ -33,6 +33,8 @@ pub struct Args {
     #[command(flatten)]
     epochs: EpochsFlag,
     #[command(flatten)]
+    workers: WorkersFlag,
+    #[command(flatten)]
     source: SourceArgs,
 }
 
@@ -41,7 +43,7 @@ pub struct Args {
 pub(super) struct BatchArgs {
     /// Rows of a batch.
     #[arg(short = 'b', long, value_name = "N", alias = "batch_size", default_value_t = 64)]
-    batch_size: usize,
+    pub batch_size: usize,
     /// How wide rows are, and whether several samples share one [default: longest; reference: fixed].
     #[arg(long, value_name = "HOW")]
     pad: Option<PadTo>,
@@ -82,7 +84,8 @@ pub fn run(args: Args) -> Result<()> {
         super::flags::keep_inputs(path, &inputs)?;
     }
     let source = args.source.open()?;
-    let Plan { corpus, tokenizer, .. } = source.plan();
+    let plan = source.plan(args.workers.count());
+    let Plan { corpus, tokenizer, .. } = plan;
     let specials = tokenizer.specials();
     let collate = CollateConfig { pad_id: specials.pad, ..collate };
     let limit = args.limit.unwrap_or(u64::MAX);
@@ -91,25 +94,24 @@ pub fn run(args: Args) -> Result<()> {
     let mut count = Count::default();
     let mut kept = Vec::new();
     let start = Instant::now();
-    let ((), flow) =
-        source.plan().measured_batches(&collate, Cursor::default(), args.epochs.epochs, |batches| {
-            while count.batches < limit && !printer.closed {
-                let Some(batch) = batches.next().transpose()? else { break };
-                let number = count.batches;
-                if format == Format::Text && number == 0 {
-                    printer.line(LEGEND)?;
-                }
-                count.add(&batch, &specials);
-                match format {
-                    Format::Text => {
-                        printer.line(text(number, &batch, corpus.shape(), tokenizer, printer.paint))?;
-                    }
-                    Format::Jsonl => printer.write(|out| file::write_json_line(out, &batch))?,
-                    Format::Safetensors => kept.push(batch),
-                }
+    let ((), flow) = plan.measured_batches(&collate, Cursor::default(), args.epochs.epochs, |batches| {
+        while count.batches < limit && !printer.closed {
+            let Some(batch) = batches.next().transpose()? else { break };
+            let number = count.batches;
+            if format == Format::Text && number == 0 {
+                printer.line(LEGEND)?;
             }
-            Ok(())
-        })?;
+            count.add(&batch, &specials);
+            match format {
+                Format::Text => {
+                    printer.line(text(number, &batch, corpus.shape(), tokenizer, printer.paint))?;
+                }
+                Format::Jsonl => printer.write(|out| file::write_json_line(out, &batch))?,
+                Format::Safetensors => kept.push(batch),
+            }
+        }
+        Ok(())
+    })?;
     if let Some(path) = output {
         let info = file::FileInfo::new(source.sample.seed, tokenizer.fingerprint(), specials.mask);
         let bytes = file::to_safetensors(&kept, &info)?;

@@ -28,6 +28,7 @@ mod tokenize;
 mod tokenizer;
 mod train;
 mod trained;
+mod tune;
 mod vocab;
 
 /// Streaming BERT pretraining: from text larger than memory to a trained BERT.
@@ -100,6 +101,10 @@ enum Command {
         \x20 bertstream bench step --hidden 256 --layers 8 --batch-size 64\n\
         \x20 bertstream bench collate --corpus train.tsv --vocab vocab.json --consumer-ms 5")]
     Bench(bench::Args),
+    /// Measure the data pipeline on a corpus and this machine, and tell which flags suit them.
+    #[command(after_help = "Example:\n\
+        \x20 bertstream tune --corpus train.tsv --vocab vocab.json --seq-len 128 --batch-size 64")]
+    Tune(tune::Args),
     /// Train a small model on a made-up language that comes with the program.
     #[command(after_help = "Example:\n  bertstream quickstart --output runs/first")]
     Quickstart(quickstart::Args),
@@ -124,6 +129,7 @@ impl Cli {
             Command::Embed(args) => embed::run(&args),
             Command::Inspect(args) => inspect::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Tune(args) => tune::run(&args),
             Command::Quickstart(args) => quickstart::run(args),
         }
     }

@@ -31,6 +31,8 @@ pub struct Args {
     #[command(flatten)]
     epochs: EpochsFlag,
     #[command(flatten)]
+    workers: WorkersFlag,
+    #[command(flatten)]
     source: SourceArgs,
 }
 
@@ -42,6 +44,22 @@ pub(super) struct EpochsFlag {
     pub epochs: u64,
 }
 
+/// How many threads a command builds samples with.
+#[derive(Debug, clap::Args)]
+pub(super) struct WorkersFlag {
+    /// Threads that build samples; 0 builds them without threads [default: the number of cores].
+    #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
+          value_parser = super::flags::workers)]
+    workers: Option<usize>,
+}
+
+impl WorkersFlag {
+    /// The number of worker threads: asked for, or the cores of this machine.
+    pub fn count(&self) -> usize {
+        self.workers.unwrap_or_else(cores)
+    }
+}
+
 /// Flags of every command that makes samples and nothing else.
 #[derive(Debug, clap::Args)]
 pub(super) struct SourceArgs {
@@ -51,10 +69,6 @@ pub(super) struct SourceArgs {
     /// Where the flags left out come from.
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub preset: Preset,
-    /// Threads that build samples; 0 builds them without threads [default: the number of cores].
-    #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
-          value_parser = super::flags::workers)]
-    pub workers: Option<usize>,
     #[command(flatten)]
     pub corpus: CorpusFlags,
     #[command(flatten)]
@@ -71,12 +85,7 @@ impl SourceArgs {
         let tokenizer = vocab::load(&self.vocab)?;
         let (corpus, _) = self.tokens.open(&self.corpus.resolve()?, tokenizer.as_ref())?;
         let sample = sample.for_corpus(corpus.as_ref());
-        Ok(Source { tokenizer, corpus, sample, workers: self.workers() })
-    }
-
-    /// The number of worker threads: asked for, or the cores of this machine.
-    pub fn workers(&self) -> usize {
-        self.workers.unwrap_or_else(cores)
+        Ok(Source { tokenizer, corpus, sample })
     }
 }
 
@@ -85,18 +94,12 @@ pub(super) struct Source {
     pub tokenizer: Box<dyn Tokenizer>,
     pub corpus: Box<dyn Corpus>,
     pub sample: SampleConfig,
-    pub workers: usize,
 }
 
 impl Source {
-    /// The pipeline over it.
-    pub fn plan(&self) -> Plan<'_> {
-        Plan {
-            corpus: &*self.corpus,
-            tokenizer: &*self.tokenizer,
-            sample: &self.sample,
-            workers: self.workers,
-        }
+    /// The pipeline over it, with so many threads that build samples.
+    pub fn plan(&self, workers: usize) -> Plan<'_> {
+        Plan { corpus: &*self.corpus, tokenizer: &*self.tokenizer, sample: &self.sample, workers }
     }
 }
 
@@ -112,14 +115,15 @@ enum Format {
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<()> {
     let source = args.source.open()?;
-    let Plan { corpus, tokenizer, .. } = source.plan();
+    let plan = source.plan(args.workers.count());
+    let Plan { corpus, tokenizer, .. } = plan;
     let format = if args.json { Format::Jsonl } else { args.format };
     let limit = args.limit.unwrap_or(u64::MAX);
 
     let mut printer = Printer::new();
     let (mut tally, mut skipped) = (Tally::default(), 0);
     let start = Instant::now();
-    let ((), flow) = source.plan().measured_samples(Cursor::default(), args.epochs.epochs, |units| {
+    let ((), flow) = plan.measured_samples(Cursor::default(), args.epochs.epochs, |units| {
         while tally.samples < limit && !printer.closed {
             let Some(unit) = units.next().transpose()? else { break };
             skipped += unit.skipped;
@@ -259,10 +263,10 @@ mod tests {
     #[test]
     fn the_letters_and_spellings_of_the_reference_are_understood() {
         let args = parse("-c a.tsv -v v.json -s 20 -e 3 -w 5").unwrap();
-        assert_eq!((args.epochs.epochs, args.source.workers()), (3, 5));
+        assert_eq!((args.epochs.epochs, args.workers.count()), (3, 5));
         assert_eq!(args.source.sample.resolve(args.source.preset).seq_len, 20);
         let args = parse("--train_dataset a.tsv --vocab_path v.json --seq_len 20 --num_workers 0").unwrap();
-        assert_eq!(args.source.workers(), 0);
+        assert_eq!(args.workers.count(), 0);
     }
 
     #[test]

@@ -79,3 +79,25 @@ fn what_cannot_be_measured_is_refused() {
     check("collate -c train.tsv -v vocab.json --alone --consumer-ms 5", 2);
     check("collate -c train.tsv -v vocab.json --batch-size 0", 2);
 }
+
+#[test]
+fn tune_recommends_what_it_measured() {
+    let place = Place::with_lines(200);
+    let flags = "tune -c train.tsv -v vocab.json -s 24 -b 8 --seconds 0.05 --most-workers 2";
+    let tuned = place.good(&format!("{flags} --json")).json();
+    let rows = tuned["rows"].as_array().unwrap();
+    let workers = |stage: &str, alone: bool| -> Vec<_> {
+        let rows = rows.iter().filter(|row| row["stage"] == stage && row["alone"] == alone);
+        rows.map(|row| row["workers"].as_u64()).collect()
+    };
+    assert_eq!(workers("corpus", true), [Some(1), Some(2)]);
+    assert_eq!(workers("sample", true), [Some(1), Some(2)]);
+    assert_eq!(workers("collate", true), [None]);
+    assert_eq!(workers("collate", false), [Some(0), Some(1), Some(2)]);
+    let recommended = &tuned["recommended"];
+    assert_eq!(recommended["flags"], format!("--workers {}", recommended["workers"]));
+    assert!(recommended["why"].as_array().is_some_and(|why| why.len() > 1), "{tuned}");
+
+    let text = place.good(&format!("{flags} --consumer-ms 1000")).stdout;
+    assert!(text.contains("recommended: --workers 0\n") && text.contains("all together"), "{text}");
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::super::collate::BatchArgs;
-use super::super::sample::SourceArgs;
+use super::super::sample::{SourceArgs, WorkersFlag};
 use super::sample::text_before;
 use super::{Count, Line, MeasureFlags, take_for};
 use crate::Result;
@@ -30,6 +30,8 @@ pub struct Args {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
+    workers: WorkersFlag,
+    #[command(flatten)]
     measure: MeasureFlags,
 }
 
@@ -38,17 +40,19 @@ pub fn run(args: &Args) -> Result<()> {
     let config = args.batch.resolve(&args.source)?;
     let source = args.source.open()?;
     let config = CollateConfig { pad_id: source.tokenizer.specials().pad, ..config };
-    let time = args.measure.seconds;
+    let (workers, time) = (args.workers.count(), args.measure.seconds);
     if args.measure.alone {
-        let count = collating_alone(source.plan(), &config, time)?;
+        let count = collating_alone(source.plan(workers), &config, time)?;
         return Line { stage: "collate", workers: None, count, flow: None, more: vec![] }
             .print(&args.measure);
     }
     let hold = Duration::from_millis(args.consumer_ms);
-    let (count, flow) = collating(source.plan(), &config, hold, time)?;
-    let more = vec![("consumer_ms", json!(args.consumer_ms))];
-    Line { stage: "collate", workers: Some(source.workers), count, flow: Some(flow), more }
-        .print(&args.measure)
+    let (count, flow) = collating(source.plan(workers), &config, hold, time)?;
+    let more = match args.consumer_ms {
+        0 => vec![],
+        ms => vec![("consumer_ms", json!(ms))],
+    };
+    Line { stage: "collate", workers: Some(workers), count, flow: Some(flow), more }.print(&args.measure)
 }
 
 /// Takes batches for `time`, and holds each for `hold`.

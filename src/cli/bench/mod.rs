@@ -18,6 +18,10 @@ mod sample;
 mod step;
 mod vocab;
 
+pub(super) use collate::{collating, collating_alone};
+pub(super) use corpus::reading;
+pub(super) use sample::sampling_alone;
+
 /// Flags of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -66,7 +70,7 @@ struct MeasureFlags {
 }
 
 /// A length of time to measure for.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds) if (0.01..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("a number of seconds from 0.01 to 86400 is needed".to_owned()),
@@ -75,7 +79,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// What passed through a stage, counted while it ran.
 #[derive(Clone, Debug, Default)]
-struct Count {
+pub(super) struct Count {
     /// `None` where the stage has no samples, or nothing that is a token to it.
     pub samples: Option<u64>,
     pub tokens: Option<u64>,
@@ -162,10 +166,11 @@ impl Line {
         rates.extend(count.rate(count.bytes).map(|rate| format!("{}/s", bytes(whole(rate)))));
         let mut parts = vec![format!("{}: {}", self.stage, rates.join(", "))];
         for (name, value) in self.more {
-            parts.push(match value.as_f64() {
-                Some(number) => format!("{} {number:.1}", name.replace('_', " ")),
-                None => format!("{} {value}", name.replace('_', " ")),
-            });
+            let value = match value.as_f64().filter(|_| value.is_f64()) {
+                Some(number) => format!("{number:.1}"),
+                None => value.to_string(),
+            };
+            parts.push(format!("{} {value}", name.replace('_', " ")));
         }
         if let Some(flow) = &self.flow {
             for stage in &flow.stages {
@@ -178,7 +183,7 @@ impl Line {
             parts.push(format!("blocked on data {:.1} % of the time", 100.0 * flow.data_wait));
         }
         if let Some(workers) = self.workers {
-            parts.push(format!("{workers} workers"));
+            parts.push(format!("--workers {workers}"));
         }
         parts.push(format!("{:.1} s", count.elapsed.as_secs_f64()));
         parts.push(format!("{} MiB at most", peak >> 20));
@@ -210,7 +215,7 @@ mod tests {
         let json = line(None).json(true, 1 << 20);
         assert_eq!((&json["samples_per_second"], &json["bytes_per_second"]), (&Value::Null, &Value::Null));
         assert_eq!(json["tokens_per_second"], json!(500_000.0));
-        assert_eq!(line(None).text(1 << 20), "sample: 500,000 tokens/s; 2 workers; 2.0 s; 1 MiB at most");
+        assert_eq!(line(None).text(1 << 20), "sample: 500,000 tokens/s; --workers 2; 2.0 s; 1 MiB at most");
         assert!(line(Some(4)).text(0).starts_with("sample: 2 samples/s, 500,000 tokens/s;"));
     }
 

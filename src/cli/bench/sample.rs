@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::sample::{Source, SourceArgs};
+use super::super::sample::{SourceArgs, WorkersFlag};
 use super::held::Held;
 use super::{Count, Line, MeasureFlags, take_for};
 use crate::Result;
@@ -17,18 +17,20 @@ pub struct Args {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
+    workers: WorkersFlag,
+    #[command(flatten)]
     measure: MeasureFlags,
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     let source = args.source.open()?;
-    let time = args.measure.seconds;
+    let (workers, time) = (args.workers.count(), args.measure.seconds);
     let (count, flow) = match args.measure.alone {
-        true => sampling_alone(&source, source.workers, time)?,
-        false => sampling(source.plan(), time)?,
+        true => sampling_alone(source.plan(workers), time)?,
+        false => sampling(source.plan(workers), time)?,
     };
-    let workers = Some(source.workers);
+    let workers = Some(workers);
     Line { stage: "sample", workers, count, flow: Some(flow), more: vec![] }.print(&args.measure)
 }
 
@@ -52,8 +54,7 @@ pub fn sampling(plan: Plan<'_>, time: Duration) -> Result<(Count, FlowReport)> {
 }
 
 /// The same of documents that lie ready in memory, or of their ids where they are stored.
-pub fn sampling_alone(source: &Source, workers: usize, time: Duration) -> Result<(Count, FlowReport)> {
-    let plan = Plan { workers, ..source.plan() };
+pub fn sampling_alone(plan: Plan<'_>, time: Duration) -> Result<(Count, FlowReport)> {
     if plan.corpus.tokens().is_some() {
         return sampling(plan, time);
     }
