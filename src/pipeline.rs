@@ -4,14 +4,15 @@
 //! Samples and batches are the same, in the same order, for any number of workers, from any cursor on.
 
 use std::thread::{self, Scope};
+use std::time::Instant;
 
 use crate::collate::{self, CollateConfig, Collator, HostBatch};
 use crate::corpus::Corpus;
 use crate::corpus::tokens::{self, Block};
-use crate::flow::{StageStats, ordered_map, prefetch};
-use crate::sample::{self, Cursor, SampleConfig, Samples, Unit};
+use crate::flow::{FlowReport, StageReport, StageStats, ordered_map, prefetch};
+use crate::sample::{self, Cursor, Order, SampleConfig, Samples, Shuffle, Unit};
 use crate::vocab::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Most positions of a unit, and about its text in bytes. A sample takes some microseconds and a ticket about
 /// one, so that so much text makes the threads cost next to nothing, while a resumed run waits for some
@@ -45,13 +46,29 @@ impl<'p> Plan<'p> {
         epochs: u64,
         consume: impl FnOnce(&mut dyn Iterator<Item = Result<Samples>>) -> Result<R>,
     ) -> Result<R> {
+        self.measured_samples(start, epochs, consume).map(|(result, _)| result)
+    }
+
+    /// [`Plan::samples`], and how its stages spent their time.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn measured_samples<R>(
+        &self,
+        start: Cursor,
+        epochs: u64,
+        consume: impl FnOnce(&mut dyn Iterator<Item = Result<Samples>>) -> Result<R>,
+    ) -> Result<(R, FlowReport)> {
         let stats = StageStats::default();
+        let started = Instant::now();
         let result = thread::scope(|scope| {
             let parts = self.stream(scope, &stats, start, epochs)?;
             consume(&mut parts.map(|part| Ok(part?.samples)))
         });
-        report("sample", &stats);
-        result
+        let wall = started.elapsed();
+        let stages = vec![stats.report("sample", stats.work(), wall)];
+        let report = told(FlowReport::new(stages, stats.wait(), wall));
+        Ok((result?, report))
     }
 
     /// Gives `consume` the batches from `start` to the end of epoch `epochs - 1`, in order. No batch
@@ -68,6 +85,20 @@ impl<'p> Plan<'p> {
         epochs: u64,
         consume: impl FnOnce(&mut dyn Iterator<Item = Result<HostBatch>>) -> Result<R>,
     ) -> Result<R> {
+        self.measured_batches(collate, start, epochs, consume).map(|(result, _)| result)
+    }
+
+    /// [`Plan::batches`], and how its stages spent their time.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn measured_batches<R>(
+        &self,
+        collate: &CollateConfig,
+        start: Cursor,
+        epochs: u64,
+        consume: impl FnOnce(&mut dyn Iterator<Item = Result<HostBatch>>) -> Result<R>,
+    ) -> Result<(R, FlowReport)> {
         let collator = collate::collator(collate)?;
         if collate.seq_len < self.sample.seq_len {
             return Err(Error::usage(format!(
@@ -76,17 +107,24 @@ impl<'p> Plan<'p> {
             )));
         }
         let (sample_stats, collate_stats) = (StageStats::default(), StageStats::default());
+        let started = Instant::now();
         let result = thread::scope(|scope| {
             let parts = self.stream(scope, &sample_stats, start, epochs)?;
-            let mut batches = Batches::new(parts, collator);
+            let batches = Batches::new(parts, collator);
             if self.workers == 0 {
-                return consume(&mut batches);
+                return consume(&mut collate_stats.watch(batches));
             }
             consume(&mut prefetch(scope, "collate", BATCHES_AHEAD, batches, &collate_stats)?)
         });
-        report("sample", &sample_stats);
-        report("collate", &collate_stats);
-        result
+        let wall = started.elapsed();
+        // The collator takes its samples itself: what it waited for them is no work of its own.
+        let collating = collate_stats.work().saturating_sub(sample_stats.wait());
+        let stages = vec![
+            sample_stats.report("sample", sample_stats.work(), wall),
+            collate_stats.report("collate", collating, wall),
+        ];
+        let report = told(FlowReport::new(stages, collate_stats.wait(), wall));
+        Ok((result?, report))
     }
 
     /// The samples from `start` on, built by threads of `scope`.
@@ -136,6 +174,7 @@ pub fn encode_blocks(
     mut consume: impl FnMut(Block) -> Result<()>,
 ) -> Result<()> {
     let stats = StageStats::default();
+    let started = Instant::now();
     let result = thread::scope(|scope| {
         let blocks = ordered_map(scope, "tokenize", workers, first..header.blocks(), &stats, |_| {
             let mut encoder = tokenizer.encoder();
@@ -143,8 +182,61 @@ pub fn encode_blocks(
         })?;
         blocks.into_iter().try_for_each(|block| consume(block?))
     });
-    report("tokenize", &stats);
+    let wall = started.elapsed();
+    told(FlowReport::new(vec![stats.report("tokenize", stats.work(), wall)], stats.wait(), wall));
     result
+}
+
+/// Documents that were read, and their text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DocumentsRead {
+    /// Malformed ones included.
+    pub documents: u64,
+    /// In bytes, of the well-formed ones.
+    pub bytes: u64,
+}
+
+/// Reads all documents of a corpus, epoch after epoch, each in its order, and gives `consume` what they were, some
+/// at a time: the first stage by itself. Malformed documents are read like others. The order is that of a corpus of
+/// one source.
+///
+/// # Errors
+/// [`ErrorKind::Data`] where there is no document; those of reading; those of `consume`.
+pub fn documents<R>(
+    corpus: &dyn Corpus,
+    shuffle: Shuffle,
+    workers: usize,
+    consume: impl FnOnce(&mut dyn Iterator<Item = Result<DocumentsRead>>) -> Result<R>,
+) -> Result<(R, FlowReport)> {
+    let len = corpus.len();
+    if len == 0 {
+        return Err(Error::data(format!("corpus {}: there is no document in it", corpus.path().display())));
+    }
+    let stats = StageStats::default();
+    let started = Instant::now();
+    let result = thread::scope(|scope| {
+        let units = units(Cursor::default(), u64::MAX, len, Cut::of(corpus, 1));
+        consume(&mut ordered_map(scope, "corpus", workers, units, &stats, |_| {
+            Ok(|unit: Unit| {
+                let order = Order::new(shuffle, 0, unit.epoch, len);
+                let mut read = DocumentsRead::default();
+                for position in unit.positions {
+                    read.documents += 1;
+                    match corpus.document(order.document(position)) {
+                        Ok(document) => {
+                            read.bytes += document.sentences.iter().map(|s| s.text.len() as u64).sum::<u64>();
+                        }
+                        Err(error) if error.kind() == ErrorKind::Data => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(read)
+            })
+        })?)
+    });
+    let wall = started.elapsed();
+    let report = told(FlowReport::new(vec![stats.report("corpus", stats.work(), wall)], stats.wait(), wall));
+    Ok((result?, report))
 }
 
 /// The cursor of an epoch's first sample.
@@ -163,7 +255,10 @@ struct Cut {
 
 impl Cut {
     fn new(corpus: &dyn Corpus, config: &SampleConfig) -> Self {
-        let window = config.window_for(corpus);
+        Self::of(corpus, config.window_for(corpus))
+    }
+
+    fn of(corpus: &dyn Corpus, window: u64) -> Self {
         let positions = (BYTES_PER_UNIT / sample::mean_bytes(corpus)).clamp(1, POSITIONS_PER_UNIT);
         Self { window, unit: positions.div_ceil(window).saturating_mul(window) }
     }
@@ -184,16 +279,13 @@ fn units(start: Cursor, epochs: u64, len: u64, cut: Cut) -> impl Iterator<Item =
     })
 }
 
-/// Tells where the time of a stage went.
-fn report(stage: &str, stats: &StageStats) {
-    tracing::debug!(
-        target: "flow",
-        stage,
-        taken = stats.taken(),
-        wait_ms = stats.wait().as_millis() as u64,
-        mean_ready = stats.mean_ready(),
-        "stage finished"
-    );
+/// The report, after telling it.
+fn told(report: FlowReport) -> FlowReport {
+    let wall_ms = report.wall.as_millis() as u64;
+    for StageReport { name, threads, busy, ready, queue } in &report.stages {
+        tracing::debug!(target: "flow", stage = name, threads, busy, ready, queue, wall_ms, "stage finished");
+    }
+    report
 }
 
 /// What a worker makes of a unit: its samples, up to the error where there was one. Errors come behind the

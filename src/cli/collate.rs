@@ -5,23 +5,19 @@ use std::time::Instant;
 
 use super::flags::Preset;
 use super::output::{self, Printer, grouped, percent, tell};
-use super::sample::{LEGEND, SourceArgs, heading, summary};
+use super::sample::{EpochsFlag, LEGEND, SourceArgs, WorkersFlag, add_bottleneck, heading, summary};
 use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::Shape;
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, Paint, Sample, Tally, show};
 use crate::vocab::{Specials, Tokenizer};
-use crate::{Error, Result, durable, vocab};
+use crate::{Error, Result, durable};
 
 /// Flags of `collate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Rows of a batch.
-    #[arg(short = 'b', long, value_name = "N", alias = "batch_size", default_value_t = 64)]
-    batch_size: usize,
-    /// How wide rows are, and whether several samples share one [default: longest; reference: fixed].
-    #[arg(long, value_name = "HOW")]
-    pad: Option<PadTo>,
+    #[command(flatten)]
+    batch: BatchArgs,
     /// Stop after so many batches.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -35,7 +31,35 @@ pub struct Args {
     #[arg(short = 'o', long, value_name = "FILE", aliases = ["output_path", "output-path"])]
     output: Option<PathBuf>,
     #[command(flatten)]
+    epochs: EpochsFlag,
+    #[command(flatten)]
+    workers: WorkersFlag,
+    #[command(flatten)]
     source: SourceArgs,
+}
+
+/// What batches look like, for every command that makes batches and nothing else.
+#[derive(Debug, clap::Args)]
+pub(super) struct BatchArgs {
+    /// Rows of a batch.
+    #[arg(short = 'b', long, value_name = "N", alias = "batch_size", default_value_t = 64)]
+    pub batch_size: usize,
+    /// How wide rows are, and whether several samples share one [default: longest; reference: fixed].
+    #[arg(long, value_name = "HOW")]
+    pad: Option<PadTo>,
+}
+
+impl BatchArgs {
+    /// How samples of `source` become batches, checked; the padding is still to come from the vocabulary.
+    pub fn resolve(&self, source: &SourceArgs) -> Result<CollateConfig> {
+        let config = CollateConfig {
+            batch_size: self.batch_size,
+            seq_len: source.sample.resolve(source.preset).seq_len,
+            pad_to: self.pad.unwrap_or(default_pad(source.preset)),
+            pad_id: 0,
+        };
+        config.check().map(|()| config)
+    }
 }
 
 /// How batches are printed or written.
@@ -52,34 +76,25 @@ enum Format {
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<()> {
     let format = if args.json { Format::Jsonl } else { args.format };
-    let config = args.source.sample.resolve(args.source.preset);
-    config.check()?;
+    let collate = args.batch.resolve(&args.source)?;
     let output = file_to_write(format, args.output)?;
-    let tokenizer = vocab::load(&args.source.vocab)?;
-    let specials = tokenizer.specials();
-    let collate = CollateConfig {
-        batch_size: args.batch_size,
-        seq_len: config.seq_len,
-        pad_to: args.pad.unwrap_or(default_pad(args.source.preset)),
-        pad_id: specials.pad,
-    };
-    collate.check()?;
     if let Some(path) = &output {
         let corpora = args.source.corpus.corpus.iter().map(|source| &*source.path);
         let inputs: Vec<&Path> = corpora.chain([&*args.source.vocab]).collect();
         super::flags::keep_inputs(path, &inputs)?;
     }
-    let corpus = args.source.open(tokenizer.as_ref())?;
-    let config = config.for_corpus(corpus.as_ref());
-    let workers = args.source.workers();
-    let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };
+    let source = args.source.open()?;
+    let plan = source.plan(args.workers.count());
+    let Plan { corpus, tokenizer, .. } = plan;
+    let specials = tokenizer.specials();
+    let collate = CollateConfig { pad_id: specials.pad, ..collate };
     let limit = args.limit.unwrap_or(u64::MAX);
 
     let mut printer = Printer::new();
     let mut count = Count::default();
     let mut kept = Vec::new();
     let start = Instant::now();
-    plan.batches(&collate, Cursor::default(), args.source.epochs, |batches| {
+    let ((), flow) = plan.measured_batches(&collate, Cursor::default(), args.epochs.epochs, |batches| {
         while count.batches < limit && !printer.closed {
             let Some(batch) = batches.next().transpose()? else { break };
             let number = count.batches;
@@ -89,7 +104,7 @@ pub fn run(args: Args) -> Result<()> {
             count.add(&batch, &specials);
             match format {
                 Format::Text => {
-                    printer.line(text(number, &batch, corpus.shape(), tokenizer.as_ref(), printer.paint))?;
+                    printer.line(text(number, &batch, corpus.shape(), tokenizer, printer.paint))?;
                 }
                 Format::Jsonl => printer.write(|out| file::write_json_line(out, &batch))?,
                 Format::Safetensors => kept.push(batch),
@@ -98,7 +113,7 @@ pub fn run(args: Args) -> Result<()> {
         Ok(())
     })?;
     if let Some(path) = output {
-        let info = file::FileInfo::new(config.seed, tokenizer.fingerprint(), specials.mask);
+        let info = file::FileInfo::new(source.sample.seed, tokenizer.fingerprint(), specials.mask);
         let bytes = file::to_safetensors(&kept, &info)?;
         durable::write_file(&path, &bytes)?;
         tell(format_args!("{:<10} {} ({})", "written", path.display(), output::bytes(bytes.len() as u64)));
@@ -107,6 +122,7 @@ pub fn run(args: Args) -> Result<()> {
         let mut table = summary(&count.tally, start.elapsed());
         table.row("batches", format!("{} ({} padding)", grouped(count.batches), percent(count.waste())));
         table.row("digest", count.digest);
+        add_bottleneck(&mut table, &flow, corpus);
         tell(table);
     }
     Ok(())

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::Result;
 
 mod bench;
+mod bottleneck;
 mod collate;
 mod corpus;
 mod embed;
@@ -27,6 +28,7 @@ mod tokenize;
 mod tokenizer;
 mod train;
 mod trained;
+mod tune;
 mod vocab;
 
 /// Streaming BERT pretraining: from text larger than memory to a trained BERT.
@@ -95,8 +97,14 @@ enum Command {
     #[command(after_help = "Example:\n  bertstream inspect --run run --step 100 --limit 5")]
     Inspect(inspect::Args),
     /// Measure the parts of the program on this machine.
-    #[command(after_help = "Example:\n  bertstream bench step --hidden 256 --layers 8 --batch-size 64")]
+    #[command(after_help = "Examples:\n\
+        \x20 bertstream bench step --hidden 256 --layers 8 --batch-size 64\n\
+        \x20 bertstream bench collate --corpus train.tsv --vocab vocab.json --consumer-ms 5")]
     Bench(bench::Args),
+    /// Measure the data pipeline on a corpus and this machine, and tell which flags suit them.
+    #[command(after_help = "Example:\n\
+        \x20 bertstream tune --corpus train.tsv --vocab vocab.json --seq-len 128 --batch-size 64")]
+    Tune(tune::Args),
     /// Train a small model on a made-up language that comes with the program.
     #[command(after_help = "Example:\n  bertstream quickstart --output runs/first")]
     Quickstart(quickstart::Args),
@@ -121,6 +129,7 @@ impl Cli {
             Command::Embed(args) => embed::run(&args),
             Command::Inspect(args) => inspect::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Tune(args) => tune::run(&args),
             Command::Quickstart(args) => quickstart::run(args),
         }
     }

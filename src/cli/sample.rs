@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::bottleneck::{Situation, bottleneck};
 use super::flags::{CorpusFlags, Preset, SampleFlags, TokensFlag};
 use super::output::{Printer, Table, grouped, percent, tell};
 use super::train::cores;
 use crate::corpus::{Corpus, Shape};
+use crate::flow::FlowReport;
 use crate::pipeline::Plan;
-use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, Tally, show};
+use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, SampleConfig, Tally, show};
 use crate::vocab::Tokenizer;
 use crate::{Result, vocab};
 
@@ -27,7 +29,35 @@ pub struct Args {
     #[arg(long, conflicts_with = "format")]
     json: bool,
     #[command(flatten)]
+    epochs: EpochsFlag,
+    #[command(flatten)]
+    workers: WorkersFlag,
+    #[command(flatten)]
     source: SourceArgs,
+}
+
+/// How often a command goes through the corpus.
+#[derive(Debug, clap::Args)]
+pub(super) struct EpochsFlag {
+    /// Epochs to go through.
+    #[arg(short = 'e', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub epochs: u64,
+}
+
+/// How many threads a command builds samples with.
+#[derive(Debug, clap::Args)]
+pub(super) struct WorkersFlag {
+    /// Threads that build samples; 0 builds them without threads [default: the number of cores].
+    #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
+          value_parser = super::flags::workers)]
+    workers: Option<usize>,
+}
+
+impl WorkersFlag {
+    /// The number of worker threads: asked for, or the cores of this machine.
+    pub fn count(&self) -> usize {
+        self.workers.unwrap_or_else(cores)
+    }
 }
 
 /// Flags of every command that makes samples and nothing else.
@@ -39,13 +69,6 @@ pub(super) struct SourceArgs {
     /// Where the flags left out come from.
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub preset: Preset,
-    /// Epochs to go through.
-    #[arg(short = 'e', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub epochs: u64,
-    /// Threads that build samples; 0 builds them without threads [default: the number of cores].
-    #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
-          value_parser = super::flags::workers)]
-    pub workers: Option<usize>,
     #[command(flatten)]
     pub corpus: CorpusFlags,
     #[command(flatten)]
@@ -55,14 +78,28 @@ pub(super) struct SourceArgs {
 }
 
 impl SourceArgs {
-    /// Opens the corpus, with its ids where they have been encoded.
-    pub fn open(&self, tokenizer: &dyn Tokenizer) -> Result<Box<dyn Corpus>> {
-        self.tokens.open(&self.corpus.resolve()?, tokenizer).map(|(corpus, _)| corpus)
+    /// Opens what samples are made of: the corpus with its ids, where they have been encoded.
+    pub fn open(&self) -> Result<Source> {
+        let sample = self.sample.resolve(self.preset);
+        sample.check()?;
+        let tokenizer = vocab::load(&self.vocab)?;
+        let (corpus, _) = self.tokens.open(&self.corpus.resolve()?, tokenizer.as_ref())?;
+        let sample = sample.for_corpus(corpus.as_ref());
+        Ok(Source { tokenizer, corpus, sample })
     }
+}
 
-    /// The number of worker threads: asked for, or the cores of this machine.
-    pub fn workers(&self) -> usize {
-        self.workers.unwrap_or_else(cores)
+/// What samples are made of, opened.
+pub(super) struct Source {
+    pub tokenizer: Box<dyn Tokenizer>,
+    pub corpus: Box<dyn Corpus>,
+    pub sample: SampleConfig,
+}
+
+impl Source {
+    /// The pipeline over it, with so many threads that build samples.
+    pub fn plan(&self, workers: usize) -> Plan<'_> {
+        Plan { corpus: &*self.corpus, tokenizer: &*self.tokenizer, sample: &self.sample, workers }
     }
 }
 
@@ -77,20 +114,16 @@ enum Format {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<()> {
-    let config = args.source.sample.resolve(args.source.preset);
-    config.check()?;
-    let tokenizer = vocab::load(&args.source.vocab)?;
-    let corpus = args.source.open(tokenizer.as_ref())?;
-    let config = config.for_corpus(corpus.as_ref());
-    let workers = args.source.workers();
-    let plan = Plan { corpus: corpus.as_ref(), tokenizer: tokenizer.as_ref(), sample: &config, workers };
+    let source = args.source.open()?;
+    let plan = source.plan(args.workers.count());
+    let Plan { corpus, tokenizer, .. } = plan;
     let format = if args.json { Format::Jsonl } else { args.format };
     let limit = args.limit.unwrap_or(u64::MAX);
 
     let mut printer = Printer::new();
     let (mut tally, mut skipped) = (Tally::default(), 0);
     let start = Instant::now();
-    plan.samples(Cursor::default(), args.source.epochs, |units| {
+    let ((), flow) = plan.measured_samples(Cursor::default(), args.epochs.epochs, |units| {
         while tally.samples < limit && !printer.closed {
             let Some(unit) = units.next().transpose()? else { break };
             skipped += unit.skipped;
@@ -101,8 +134,8 @@ pub fn run(args: Args) -> Result<()> {
                 }
                 tally.add(&sample, &tokenizer.specials());
                 let line = match format {
-                    Format::Text => text(&sample, corpus.shape(), tokenizer.as_ref(), printer.paint),
-                    Format::Jsonl => json(&sample, tokenizer.as_ref()),
+                    Format::Text => text(&sample, corpus.shape(), tokenizer, printer.paint),
+                    Format::Jsonl => json(&sample, tokenizer),
                 };
                 printer.line(line)?;
             }
@@ -112,9 +145,18 @@ pub fn run(args: Args) -> Result<()> {
     if printer.finish()? {
         let mut table = summary(&tally, start.elapsed());
         table.row("left out", format!("{} malformed documents", grouped(skipped)));
+        add_bottleneck(&mut table, &flow, corpus);
         tell(table);
     }
     Ok(())
+}
+
+/// Adds the row that names the slow stage of what was printed, where there was enough to tell.
+pub(super) fn add_bottleneck(table: &mut Table, flow: &FlowReport, corpus: &dyn Corpus) {
+    let situation = Situation { consumer: "output", cores: cores(), encoded: corpus.tokens().is_some() };
+    if let Some(line) = bottleneck(flow, situation) {
+        table.row("bottleneck", line);
+    }
 }
 
 /// What stands before the first sample that people read.
@@ -221,10 +263,10 @@ mod tests {
     #[test]
     fn the_letters_and_spellings_of_the_reference_are_understood() {
         let args = parse("-c a.tsv -v v.json -s 20 -e 3 -w 5").unwrap();
-        assert_eq!((args.source.epochs, args.source.workers()), (3, 5));
+        assert_eq!((args.epochs.epochs, args.workers.count()), (3, 5));
         assert_eq!(args.source.sample.resolve(args.source.preset).seq_len, 20);
         let args = parse("--train_dataset a.tsv --vocab_path v.json --seq_len 20 --num_workers 0").unwrap();
-        assert_eq!(args.source.workers(), 0);
+        assert_eq!(args.workers.count(), 0);
     }
 
     #[test]

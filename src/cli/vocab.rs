@@ -177,7 +177,7 @@ impl Text {
     }
 
     /// The vocabulary of the text; see [`count::build`].
-    fn build(
+    pub fn build(
         &self,
         config: &CountConfig,
         selection: &Selection,
@@ -193,7 +193,7 @@ impl Text {
 }
 
 /// How documents are counted: the corpus has decoded them, and cut them to the lines that are wanted.
-fn of_documents(config: &CountConfig) -> CountConfig {
+pub(super) fn of_documents(config: &CountConfig) -> CountConfig {
     CountConfig { encoding: Encoding::UTF_8, lines: None, ..config.clone() }
 }
 

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 
 pub use ordered::{OrderedMap, ordered_map};
 pub use prefetch::{Prefetch, prefetch};
-pub use stats::StageStats;
+pub use stats::{FlowReport, StageReport, StageStats};
 
 /// Runs `work`, and turns a panic into an error that tells the stage, the item and the message.
 ///
@@ -172,6 +172,31 @@ mod tests {
             }
         });
         assert_eq!(stats.taken(), 5);
+    }
+
+    /// Without threads the stages share one, so that their work is what their consumer waits for.
+    #[test]
+    fn work_is_told_from_waiting() {
+        for workers in WORKERS {
+            let (mapped, ahead) = (StageStats::default(), StageStats::default());
+            thread::scope(|scope| {
+                let items = ordered_map(scope, STAGE, workers, 0..ITEMS, &mapped, |_| Ok(square)).unwrap();
+                let items: Box<dyn Iterator<Item = Result<u64>>> = match workers {
+                    0 => Box::new(ahead.watch(items)),
+                    _ => Box::new(prefetch(scope, STAGE, 2, items, &ahead).unwrap()),
+                };
+                assert_eq!(items.count() as u64, ITEMS);
+            });
+            assert_eq!((mapped.taken(), ahead.taken()), (ITEMS, ITEMS), "{workers} workers");
+            // What the second stage did with its items, it did while it had not to wait for the first one.
+            assert!(ahead.work() >= mapped.wait() && !mapped.work().is_zero(), "{workers} workers");
+            if workers == 0 {
+                assert!(mapped.wait() >= mapped.work() && ahead.wait() >= ahead.work());
+            }
+            let report = mapped.report(STAGE, mapped.work(), mapped.work() * 2 / workers.max(1) as u32);
+            assert_eq!(report.threads, workers);
+            assert!((0.49..0.51).contains(&report.busy) && report.ready <= report.queue as f64, "{report:?}");
+        }
     }
 
     #[test]

@@ -43,6 +43,7 @@ where
     W: FnMut(I::Item) -> Result<R> + Send + 'scope,
     R: Send + 'scope,
 {
+    stats.runs_on(workers, workers * IN_FLIGHT_PER_WORKER);
     let lane = if workers == 0 {
         Lane::Inline(make_worker(0)?)
     } else {
@@ -55,7 +56,7 @@ where
             let name = format!("{stage}-{i}");
             Builder::new()
                 .name(name.clone())
-                .spawn_scoped(scope, move || serve(queue, worker, stage))
+                .spawn_scoped(scope, move || serve(queue, worker, stage, stats))
                 .map_err(|error| cannot_start(&name, error))?;
         }
         Lane::Threads { jobs, tickets: VecDeque::with_capacity(capacity), capacity }
@@ -68,11 +69,12 @@ fn serve<T, R>(
     jobs: impl IntoIterator<Item = Job<T, R>>,
     mut worker: impl FnMut(T) -> Result<R>,
     stage: &str,
+    stats: &StageStats,
 ) {
     for Job { number, item, reply } in jobs {
         let mut finished = false;
         let result = guard(stage, number, || {
-            let result = worker(item);
+            let result = stats.worked(|| worker(item));
             finished = true;
             result
         });
@@ -112,7 +114,7 @@ where
         let result = match self.lane.as_mut()? {
             Lane::Inline(worker) => self.items.next().map(|item| {
                 self.stats.count(0);
-                self.stats.timed(|| guard(self.stage, self.given, || worker(item)))
+                self.stats.inline(|| guard(self.stage, self.given, || worker(item)))
             }),
             Lane::Threads { jobs, tickets, capacity } => {
                 while tickets.len() < *capacity {
@@ -126,7 +128,7 @@ where
                 let ready = tickets.iter().filter(|ticket| !ticket.is_empty()).count();
                 tickets.pop_front().map(|ticket| {
                     self.stats.count(ready);
-                    let reply = ticket.try_recv().or_else(|_| self.stats.timed(|| ticket.recv()));
+                    let reply = ticket.try_recv().or_else(|_| self.stats.waited(|| ticket.recv()));
                     reply.unwrap_or_else(|_| Err(lost(self.stage, self.given)))
                 })
             }

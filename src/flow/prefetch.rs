@@ -25,18 +25,24 @@ pub fn prefetch<'scope, T: Send + 'scope>(
     items: impl Iterator<Item = Result<T>> + Send + 'scope,
     stats: &'scope StageStats,
 ) -> Result<Prefetch<'scope, T>> {
+    stats.runs_on(1, depth);
     let (sender, receiver) = bounded(depth);
     Builder::new()
         .name(name.to_owned())
-        .spawn_scoped(scope, move || run(name, items, &sender))
+        .spawn_scoped(scope, move || run(name, items, &sender, stats))
         .map_err(|error| cannot_start(name, error))?;
     Ok(Prefetch { messages: Some(receiver), name, stats })
 }
 
 /// The thread's life. Sending fails where the consumer has gone, and then it ends.
-fn run<T>(name: &str, mut items: impl Iterator<Item = Result<T>>, sender: &Sender<Message<T>>) {
+fn run<T>(
+    name: &str,
+    mut items: impl Iterator<Item = Result<T>>,
+    sender: &Sender<Message<T>>,
+    stats: &StageStats,
+) {
     for number in 0.. {
-        let message = match guard(name, number, || items.next().transpose()).transpose() {
+        let message = match stats.worked(|| guard(name, number, || items.next().transpose())).transpose() {
             Some(item) => Message::Item(item),
             None => Message::End,
         };
@@ -61,7 +67,7 @@ impl<T> Iterator for Prefetch<'_, T> {
     fn next(&mut self) -> Option<Self::Item> {
         let messages = self.messages.as_ref()?;
         let ready = messages.len();
-        let message = messages.try_recv().or_else(|_| self.stats.timed(|| messages.recv()));
+        let message = messages.try_recv().or_else(|_| self.stats.waited(|| messages.recv()));
         let item = match message {
             Ok(Message::Item(item)) => {
                 self.stats.count(ready);

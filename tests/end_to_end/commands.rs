@@ -51,6 +51,7 @@ fn from_text_to_figures_by_every_command() {
         format!("train --corpus train.tsv --vocab vocab.json --test held-out.tsv --output run {TINY}");
     let summary = place.good(&format!("{train} --steps 20 --log-freq 5 --save-every 10 --json")).json();
     assert_eq!((number(&summary, "step"), number(&summary, "samples")), (20.0, 320.0));
+    assert!((0.0..=1.0).contains(&number(&summary, "data_wait")), "{summary}");
     for part in ["train", "test"] {
         FIGURES.iter().for_each(|figure| assert!(number(&summary[part], figure) >= 0.0));
     }

@@ -2,6 +2,7 @@
 //! only a test's. What one room promises is tested beside it; here is what all of them promise together.
 
 mod batches;
+mod bench;
 mod commands;
 mod failures;
 mod resume;

@@ -38,7 +38,9 @@ fn every_command_has_its_flags() {
     check("eval", "--run -c --corpus --batches --json -s --seq-len -b --batch-size --workers --io");
     check("inspect", "--run --step --limit --json");
     check("quickstart", "-o --output --steps --seed");
-    for command in ["vocab", "corpus", "doctor", "sample", "collate", "train", "eval", "inspect", "bench"] {
+    for command in
+        ["vocab", "corpus", "doctor", "sample", "collate", "train", "eval", "inspect", "bench", "tune"]
+    {
         let top = place.good("--help").stdout;
         assert!(top.contains(&format!("  {command} ")), "{command} is not in:\n{top}");
     }

@@ -9,6 +9,7 @@ use super::flags::{Preset, ReadingFlags, SampleFlags, SourceArg, TokensFlag};
 use super::output::tell;
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{Corpus, Sources};
+use crate::flow::FlowReport;
 use crate::model::{Engine, Layout, ModelConfig};
 use crate::pipeline::Plan;
 use crate::sample::positions;
@@ -177,7 +178,7 @@ fn start(args: &Args) -> Result<()> {
         introduce(&config, &opened, &run, &survey);
     }
     let done = execute(&config, &opened, &run, None, args.quiet)?;
-    conclude(&config, &run, &done, args.json)
+    conclude(&config, &opened, &run, &done, args.json)
 }
 
 /// Makes the directory of a new run, with all that is in it before the first step.
@@ -232,7 +233,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
         introduce(&config, &opened, &run, &survey);
     }
     let done = execute(&config, &opened, &run, found, args.quiet)?;
-    conclude(&config, &run, &done, args.json)
+    conclude(&config, &opened, &run, &done, args.json)
 }
 
 /// Whether all steps, or all epochs, are done, and so is the evaluation at their end.
@@ -253,6 +254,8 @@ pub struct Done {
     pub engine: Box<dyn Engine>,
     pub last_step: Option<StepRecord>,
     pub last_test: Option<EvaluationRecord>,
+    /// How the stages before the training spent their time.
+    pub flow: FlowReport,
 }
 
 /// Keeps the newest record of each kind.
@@ -320,9 +323,10 @@ pub fn execute(
         stop: &|| signals.request(),
     };
     let epochs = config.length.epochs.unwrap_or(u64::MAX);
-    let ending = plan.batches(&config.collate, cursor, epochs, |batches| trainer.run(batches))?;
+    let (ending, flow) =
+        plan.measured_batches(&config.collate, cursor, epochs, |batches| trainer.run(batches))?;
     let progress = trainer.progress;
-    Ok(Done { ending, progress, engine, last_step: newest.step, last_test: newest.test })
+    Ok(Done { ending, progress, engine, last_step: newest.step, last_test: newest.test, flow })
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::super::bottleneck::{Situation, bottleneck};
 use super::super::output::{print, tell};
-use super::{Done, Opened};
+use super::{Done, Opened, cores};
 use crate::model::{Arch, FusedEngine};
 use crate::train::checkpoint::Progress;
 use crate::train::{
@@ -129,7 +130,13 @@ fn counted(n: usize, what: &str) -> String {
 }
 
 /// Tells what was made and what to type next.
-pub(super) fn conclude(config: &RunConfig, run: &RunDir, done: &Done, json: bool) -> Result<()> {
+pub(super) fn conclude(
+    config: &RunConfig,
+    opened: &Opened,
+    run: &RunDir,
+    done: &Done,
+    json: bool,
+) -> Result<()> {
     let directory = run.path().display();
     let Progress { step, tokens, samples, skipped_updates, digest, best, .. } = &done.progress;
     if let Ending::Stopped(stop) = done.ending {
@@ -144,7 +151,8 @@ pub(super) fn conclude(config: &RunConfig, run: &RunDir, done: &Done, json: bool
         ));
     }
     if json {
-        return print_json(run, &done.progress, done.last_step.as_ref(), done.last_test.as_ref());
+        let wait = Some(done.flow.data_wait);
+        return print_json(run, &done.progress, done.last_step.as_ref(), done.last_test.as_ref(), wait);
     }
     print(format_args!("{directory}: step {step}, {samples} samples, {tokens} tokens, batches {digest}"))?;
     if *skipped_updates > 0 {
@@ -152,6 +160,11 @@ pub(super) fn conclude(config: &RunConfig, run: &RunDir, done: &Done, json: bool
     }
     if let Some(best) = best {
         print(format_args!("best on the test corpus: loss {:.4} after step {}", best.loss, best.step))?;
+    }
+    let encoded = opened.corpus.tokens().is_some();
+    let situation = Situation { consumer: "train", cores: cores(), encoded };
+    if let Some(line) = bottleneck(&done.flow, situation) {
+        print(format_args!("bottleneck: {line}"))?;
     }
     match config.model.arch {
         Arch::Reference => print(format_args!("weights for PyTorch: {directory}/model.safetensors"))?,
@@ -173,6 +186,7 @@ fn print_json(
     progress: &Progress,
     last_step: Option<&StepRecord>,
     last_test: Option<&EvaluationRecord>,
+    data_wait: Option<f64>,
 ) -> Result<()> {
     let summary = serde_json::json!({
         "run": run.path(),
@@ -184,6 +198,7 @@ fn print_json(
         "best": progress.best,
         "train": last_step.map(|r| &r.figures),
         "test": last_test.map(|r| &r.figures),
+        "data_wait": data_wait,
     });
     print(summary)
 }
@@ -192,7 +207,7 @@ fn print_json(
 pub(super) fn already_finished(run: &RunDir, progress: &Progress, json: bool) -> Result<()> {
     let (directory, step) = (run.path().display(), progress.step);
     if json {
-        return print_json(run, progress, None, None);
+        return print_json(run, progress, None, None, None);
     }
     print(format_args!("{directory}: already finished at step {step}; --steps N with N above {step} goes on"))
 }

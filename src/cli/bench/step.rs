@@ -1,9 +1,10 @@
-//! `bertstream bench`: how fast the parts are, on made-up input, one line each.
+//! `bertstream bench step`: whole training steps, on a made-up batch.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::output::print;
+use super::super::output::print;
+use super::peak_rss_bytes;
 use crate::collate::HostBatch;
 use crate::model::{
     Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Precision, Update,
@@ -13,22 +14,9 @@ use crate::rng::{Domain, SampleRng};
 use crate::sample::{Corruption, Origin, PairLabel, SEGMENT_A, SEGMENT_B};
 use crate::{Error, Result};
 
-/// Flags of `bench`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum What {
-    /// Whole training steps: forward, backward, clipping, optimizer.
-    Step(StepArgs),
-}
-
 /// Flags of `bench step`.
 #[derive(Debug, clap::Args)]
-struct StepArgs {
+pub struct Args {
     /// Architecture.
     #[arg(long, value_name = "NAME", default_value = "reference")]
     arch: Arch,
@@ -68,13 +56,7 @@ struct StepArgs {
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args) -> Result<()> {
-    match args.what {
-        What::Step(args) => step(&args),
-    }
-}
-
-fn step(args: &StepArgs) -> Result<()> {
+pub fn run(args: &Args) -> Result<()> {
     let config = ModelConfig {
         arch: args.arch,
         vocab_size: args.vocab_size,
@@ -149,7 +131,7 @@ fn step(args: &StepArgs) -> Result<()> {
 }
 
 /// A batch of full rows, 15 % of the tokens masked.
-fn made_up(args: &StepArgs) -> HostBatch {
+fn made_up(args: &Args) -> HostBatch {
     let mut rng = SampleRng::new(Domain::Survey, 1, &[]);
     let (rows, len) = (args.batch_size, args.seq_len);
     let mut id = || 5 + rng.below(args.vocab_size as u64 - 5) as u32;
@@ -183,14 +165,4 @@ fn products_of_a_step(config: &ModelConfig, batch: &HostBatch) -> f64 {
     let blocks = (config.layers - 1) as f64 * block(tokens) + block(predicted);
     let head = 2.0 * h * config.vocab_size as f64 * batch.masked.len() as f64;
     3.0 * (blocks + head)
-}
-
-/// The process' largest resident size so far, as the kernel accounts it.
-fn peak_rss_bytes() -> Result<u64> {
-    let path = std::path::Path::new("/proc/self/status");
-    let status = std::fs::read_to_string(path).map_err(|e| Error::reading(path, e))?;
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.map(|kib| kib * 1024).ok_or_else(|| Error::internal("no VmHWM in /proc/self/status"))
 }
