@@ -10,7 +10,7 @@ use crate::flow::{FlowReport, StageReport};
 const SHORTEST: Duration = Duration::from_millis(200);
 
 /// Share of the time without data from which on data is what is slow.
-const WAITING: f64 = 0.01;
+pub const WAITING: f64 = 0.01;
 
 /// Below this share no stage is at its limit. Where the consumer waits all the same, results wait for their turn
 /// to be computed.

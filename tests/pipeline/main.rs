@@ -7,7 +7,7 @@ mod tokens;
 
 use bertstream::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use bertstream::corpus::Corpus;
-use bertstream::pipeline::Plan;
+use bertstream::pipeline::{Plan, documents};
 use bertstream::sample::{
     Corruption, Cursor, MaskCount, PairLabel, PairTask, SampleConfig, Samples, Shuffle, Tally, Truncate,
 };
@@ -196,6 +196,60 @@ fn a_consumer_may_leave_at_any_batch() {
             assert_eq!(taken.unwrap(), k);
         }
     }
+}
+
+#[test]
+fn the_stages_of_a_pipeline_tell_how_they_spent_their_time() {
+    let (corpus, words, sample) = (made_up(200, 5), Words::new(KNOWN as usize), short());
+    for workers in WORKERS {
+        let plan = Plan { corpus: &corpus, tokenizer: &words, sample: &sample, workers };
+        let collate = collate(&sample, 10, PadTo::Longest);
+        let (taken, flow) = plan.measured_batches(&collate, START, 2, |batches| Ok(batches.count())).unwrap();
+        let named: Vec<_> = flow.stages.iter().map(|stage| (stage.name, stage.threads)).collect();
+        assert_eq!((taken, named), (40, vec![("sample", workers), ("collate", workers.min(1))]));
+        let shares = flow.stages.iter().map(|stage| stage.busy).chain([flow.data_wait]);
+        assert!(shares.clone().all(|share| (0.0..=1.0).contains(&share)), "{flow:?}");
+        if workers == 0 {
+            // One thread cannot work for longer than there was time, and the consumer waits for all of it.
+            assert!(shares.take(2).sum::<f64>() <= flow.data_wait + 1e-9, "{flow:?}");
+        }
+    }
+}
+
+#[test]
+fn all_documents_are_read_once_an_epoch_by_any_number_of_workers() {
+    let mut corpus = made_up(200, 5);
+    let read = |corpus: &Lines, shuffle, workers| {
+        documents(corpus, shuffle, workers, |units| {
+            let (mut all, mut seen) = (0, vec![]);
+            while all < 200 {
+                let Some(unit) = units.next().transpose()? else { break };
+                all += unit.documents;
+                seen.push(unit.bytes);
+            }
+            Ok((all, seen))
+        })
+        .map(|(read, _)| read)
+    };
+    let bytes = |read: &(u64, Vec<u64>)| read.1.iter().sum::<u64>();
+    let text = |corpus: &Lines| -> u64 {
+        let size = |line: &Line| match line {
+            Line::Good(texts) => texts.iter().map(|text| text.len() as u64).sum(),
+            _ => 0,
+        };
+        corpus.0.iter().map(size).sum()
+    };
+    for shuffle in [Shuffle::None, Shuffle::Keyed] {
+        let oracle = read(&corpus, shuffle, 0).unwrap();
+        assert_eq!((oracle.0, bytes(&oracle)), (200, text(&corpus)));
+        WORKERS.iter().for_each(|&workers| assert_eq!(read(&corpus, shuffle, workers).unwrap(), oracle));
+    }
+    corpus.0[7] = Line::Bad;
+    let with_bad = read(&corpus, Shuffle::None, 1).unwrap();
+    assert_eq!((with_bad.0, bytes(&with_bad)), (200, text(&corpus)), "it is read, and has no text");
+    corpus.0[9] = Line::Unreadable;
+    assert_eq!(read(&corpus, Shuffle::None, 1).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(read(&Lines(vec![]), Shuffle::None, 1).unwrap_err().kind(), ErrorKind::Data);
 }
 
 // ---- Faults -------------------------------------------------------------------------------------------

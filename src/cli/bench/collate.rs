@@ -68,14 +68,20 @@ pub fn collating(
             samples += batch.samples() as u64;
             tokens += batch.tokens() as u64;
             next = batch.next;
-            if !hold.is_zero() {
-                thread::sleep(hold);
-            }
+            pass(hold);
             Ok(())
         })
     })?;
     let bytes = text_before(plan.corpus, next);
     Ok((Count { samples: Some(samples), tokens: Some(tokens), bytes, elapsed }, flow))
+}
+
+/// Lets time pass, as the host does while a device computes.
+#[expect(clippy::disallowed_methods, reason = "it stands for a device; nothing of the pipeline waits so")]
+fn pass(time: Duration) {
+    if !time.is_zero() {
+        thread::sleep(time);
+    }
 }
 
 /// Collates samples that lie ready in memory, over and over, on this thread.

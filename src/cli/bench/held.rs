@@ -71,3 +71,23 @@ impl Corpus for Held {
         self.fingerprint
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::corpus::{CorpusConfig, TextCorpus};
+
+    #[test]
+    fn what_is_held_is_what_the_corpus_gives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pairs.tsv");
+        std::fs::write(&path, "a b\tc\nno tab\nd\te f\n").unwrap();
+        let corpus = TextCorpus::open(&CorpusConfig::at(&path)).unwrap();
+        assert_eq!(Held::beginning(&corpus, false).err().map(|e| e.kind()), Some(ErrorKind::Data));
+        let held = Held::beginning(&corpus, true).unwrap();
+        assert_eq!((held.len(), held.shape(), held.bytes()), (2, Shape::Pairs, 12));
+        for (id, of) in [(0, 0), (1, 2)] {
+            assert_eq!(held.document(id).unwrap(), corpus.document(of).unwrap());
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::super::bottleneck::WAITING;
 use super::super::output::grouped;
 
 /// Below this share of the best rate more workers are worth it; above, they only take cores from the training.
@@ -10,6 +11,11 @@ const AS_GOOD: f64 = 0.95;
 /// How much faster than its consumer a pipeline should be, so that an uneven step or a busy machine does not make
 /// the consumer wait.
 const MARGIN: f64 = 1.25;
+
+/// [`MARGIN`]; without threads data is made between two steps, where it may take [`WAITING`] of the time.
+fn margin(workers: usize) -> f64 {
+    if workers == 0 { 1.0 / WAITING } else { MARGIN }
+}
 
 /// A stage that was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -55,45 +61,49 @@ fn together(rows: &[Row]) -> impl Iterator<Item = (usize, f64)> + Clone + '_ {
 /// The fewest workers that are enough: for what is wanted where that is known, else for nearly the best rate.
 /// `None` where the whole pipeline was not measured.
 pub fn recommend(rows: &[Row], wanted: Wanted) -> Option<Advice> {
-    let (most, best) = together(rows).max_by(|a, b| a.1.total_cmp(&b.1))?;
-    let enough = match wanted.samples_per_second {
-        Some(rate) => MARGIN * rate,
-        None => AS_GOOD * best,
+    // Without threads nothing is made while the consumer works: only a slow one is served well by that.
+    let ahead = together(rows).filter(|&(workers, _)| workers > 0);
+    let by_rate = |a: &(usize, f64), b: &(usize, f64)| a.1.total_cmp(&b.1);
+    let (most, best) = ahead.clone().max_by(by_rate).or_else(|| together(rows).max_by(by_rate))?;
+    let enough = |(workers, rate): &(usize, f64)| match wanted.samples_per_second {
+        Some(needed) => *rate >= margin(*workers) * needed,
+        None => (*workers > 0 || most == 0) && *rate >= AS_GOOD * best,
     };
-    let fewest = together(rows).filter(|&(_, rate)| rate >= enough).min_by_key(|&(workers, _)| workers);
+    let fewest = together(rows).filter(enough).min_by_key(|&(workers, _)| workers);
     let (workers, rate) = fewest.unwrap_or((most, best));
+    let shortest_step = |workers: usize, rate: f64| 1e3 * margin(workers) * wanted.batch_size as f64 / rate;
 
     let mut why = vec![match (wanted.samples_per_second, fewest) {
         (Some(needed), Some(_)) => format!(
-            "{} gives {} samples/s, {:.1} times the {} that the training takes",
-            counted(workers),
+            "{} samples/s with {}, {:.1} times the {} that the training takes",
             per_second(rate),
+            counted(workers),
             rate / needed,
             per_second(needed)
         ),
         (Some(needed), None) => format!(
-            "no number of workers is enough: the training takes {} samples/s, and {} gives {}",
+            "no number of workers is enough: the training takes {} samples/s, and the most are {} with {}",
             per_second(needed),
-            counted(workers),
-            per_second(rate)
+            per_second(rate),
+            counted(workers)
         ),
         (None, _) => format!(
-            "{} gives {} samples/s, {:.0} % of the best: enough for steps of {:.2} ms or longer",
-            counted(workers),
+            "{} samples/s with {}, {:.0} % of the best: enough for steps of {:.2} ms or longer",
             per_second(rate),
+            counted(workers),
             100.0 * rate / best,
-            1e3 * MARGIN * wanted.batch_size as f64 / rate
+            shortest_step(workers, rate)
         ),
     }];
     if wanted.samples_per_second.is_none()
-        && let Some((fewer, rate)) = together(rows).min_by_key(|&(workers, _)| workers)
+        && let Some((fewer, rate)) = ahead.min_by_key(|&(workers, _)| workers)
         && fewer < workers
     {
         why.push(format!(
-            "training on the CPU needs the cores itself: {} is enough for steps of {:.2} ms or longer \
+            "training on the CPU needs the cores itself: {} will do for steps of {:.2} ms or longer \
              (--consumer-ms says how long they are)",
             counted(fewer),
-            1e3 * MARGIN * wanted.batch_size as f64 / rate
+            shortest_step(fewer, rate)
         ));
     }
     why.extend(slowest(rows, workers));
@@ -184,10 +194,18 @@ mod tests {
             );
             assert!(advice.why[0].contains(part), "{part:?} in {:?}", advice.why);
         };
-        check(&[100.0, 200.0, 400.0, 410.0], None, 2, "2 workers gives 400 samples/s, 98 % of the best");
+        check(&[100.0, 200.0, 400.0, 410.0], None, 2, "400 samples/s with 2 workers, 98 % of the best");
         check(&[100.0, 200.0, 400.0, 500.0], None, 3, "100 % of the best: enough for steps of 160.00 ms");
-        check(&[400.0, 390.0], None, 0, "no worker gives 400");
-        check(&[1000.0, 2000.0, 4000.0], Some(100.0), 0, "10.0 times the 100 that the training takes");
+        // Without threads the consumer waits for all of it, however fast that is.
+        check(&[400.0, 390.0], None, 1, "390 samples/s with 1 worker, 100 % of the best");
+        check(
+            &[400.0],
+            None,
+            0,
+            "400 samples/s with no worker, 100 % of the best: enough for steps of 16000",
+        );
+        check(&[1000.0, 2000.0, 4000.0], Some(100.0), 1, "20.0 times the 100 that the training takes");
+        check(&[10_000.0, 20_000.0], Some(100.0), 0, "100.0 times the 100 that the training takes");
         check(&[100.0, 200.0, 400.0], Some(100.0), 1, "2.0 times");
         // Just as fast as the training is not fast enough.
         check(&[100.0, 110.0, 400.0], Some(100.0), 2, "4.0 times");
@@ -198,7 +216,7 @@ mod tests {
     fn the_slowest_stage_and_stored_ids_are_reasons() {
         let why = |reading, collating, samples_per_second, encoded| {
             let wanted = Wanted { samples_per_second, batch_size: 64, encoded };
-            recommend(&table(&[100.0, 200.0], reading, collating), wanted).unwrap().why.join("; ")
+            recommend(&table(&[100.0, 200.0, 400.0], reading, collating), wanted).unwrap().why.join("; ")
         };
         let check = |text: String, parts: &[&str], not: &[&str]| {
             parts.iter().for_each(|part| assert!(text.contains(part), "{part:?} in {text}"));
