@@ -82,7 +82,7 @@ fn the_same_text_in_any_guise_gives_the_same_documents() {
         ("byte order mark, CRLF, no final line feed", format!("\u{feff}{}", last.replace('\n', "\r\n"))),
     ] {
         let text = Text::new(content);
-        for io in [Io::Mmap, Io::Memory] {
+        for io in [Io::Mmap, Io::Pread, Io::Memory] {
             let corpus = TextCorpus::open(&CorpusConfig { io, ..text.config() }).unwrap();
             assert_eq!(documents(&corpus), expected, "{guise}, {io:?}");
         }
@@ -174,10 +174,42 @@ fn a_part_is_the_first_lines_and_has_its_own_fingerprint() {
 fn a_line_beyond_the_cap_is_refused_and_its_neighbours_are_not() {
     let long = vec![b'x'; 17 << 20];
     let text = Text::new([b"a\tb\n", &long[..], b"\nc\td\n"].concat());
-    let found = documents(&text.open());
-    assert_eq!(found[0], Ok((1, "a".into(), "b".into())));
-    assert!(found[1].clone().unwrap_err().contains("line 2: 17825792 bytes"), "{:?}", found[1]);
-    assert_eq!(found[2], Ok((3, "c".into(), "d".into())));
+    for io in [Io::Mmap, Io::Pread, Io::Memory] {
+        let found = documents(&TextCorpus::open(&CorpusConfig { io, ..text.config() }).unwrap());
+        assert_eq!(found[0], Ok((1, "a".into(), "b".into())));
+        assert!(found[1].clone().unwrap_err().contains("line 2: 17825792 bytes"), "{io:?}: {:?}", found[1]);
+        assert_eq!(found[2], Ok((3, "c".into(), "d".into())));
+    }
+}
+
+/// Records of a window too long to be read as a whole are found as those of a short one.
+#[test]
+fn long_windows_hold_the_same_documents() {
+    let line = |at: usize, tail: &str| format!("{at}{}{tail}", "x".repeat(700_000));
+    let pairs: String = (0..20).map(|at| line(at, "\tb\r\n")).collect();
+    let found = documents(&Text::new(format!("\u{feff}{pairs}")).open());
+    assert_eq!(found.len(), 20);
+    for (at, document) in found.into_iter().enumerate() {
+        assert_eq!(document.unwrap(), (at as u64 + 1, line(at, ""), "b".into()));
+    }
+    // A block has a window of its own, which is long where its blank lines are.
+    let blanks = " \n".repeat(3 << 20);
+    let text = Text::new(format!("one\ntwo{blanks}\nthree\n{blanks}{blanks}{blanks}last"));
+    let config = CorpusConfig { format: Some(Format::Sentences), ..text.config() };
+    let expected = [("one", 1), ("two", 2), ("three", 2 + (3 << 20) + 1), ("last", 4 + 4 * (3 << 20))];
+    for io in [Io::Mmap, Io::Pread] {
+        let corpus = TextCorpus::open(&CorpusConfig { io, ..config.clone() }).unwrap();
+        let mut found = Vec::new();
+        corpus
+            .scan(|id, record| {
+                assert_eq!(record, corpus.text_file().unwrap().record(id)?);
+                let document = corpus.parse(&record.raw, record.line, record.size).unwrap();
+                found.extend(document.sentences.iter().map(|s| (s.text.to_string(), s.line)));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(found, expected.map(|(text, line)| (text.to_owned(), line)), "{io:?}");
+    }
 }
 
 #[test]
@@ -277,7 +309,7 @@ fn a_directory_that_cannot_be_written_costs_the_index_file_only() {
 fn check_encoding(label: &str, content: Vec<u8>, utf8: &str) {
     let expected = documents(&Text::new(utf8).open());
     let text = Text::new(content);
-    for io in [Io::Mmap, Io::Memory, Io::Mmap] {
+    for io in [Io::Mmap, Io::Memory, Io::Pread, Io::Mmap] {
         let config = CorpusConfig { io, encoding: label.into(), ..text.config() };
         assert_eq!(documents(&TextCorpus::open(&config).unwrap()), expected, "{label}, {io:?}");
     }
@@ -368,7 +400,7 @@ proptest! {
         let mut expected: Vec<_> = content.split_inclusive('\n').map(naive).collect();
         expected.truncate(lines.unwrap_or(u64::MAX) as usize);
         let text = Text::new(&content);
-        for io in [Io::Mmap, Io::Memory] {
+        for io in [Io::Mmap, Io::Pread, Io::Memory] {
             let corpus = corpus::open(&CorpusConfig { io, lines, ..text.config() }).unwrap();
             let found: Vec<_> = documents(&*corpus).into_iter().map(|d| d.ok().map(|(_, a, b)| (a, b))).collect();
             prop_assert_eq!(&found, &expected);
@@ -660,7 +692,7 @@ fn documents_are_the_same_in_every_encoding() {
         ] {
             let text = Text::new(bytes);
             let config = CorpusConfig { format: Some(format), encoding: label.into(), ..text.config() };
-            for io in [Io::Mmap, Io::Memory] {
+            for io in [Io::Mmap, Io::Pread, Io::Memory] {
                 let corpus = TextCorpus::open(&CorpusConfig { io, ..config.clone() }).unwrap();
                 assert_eq!(read_all(&corpus), expected, "{format:?} {label}");
             }

@@ -31,8 +31,8 @@ impl Mapped {
         // later accesses, and Rust's aliasing rules do not cover them: all code above therefore takes
         // what it reads as untrusted, checks it at each access (the bounds of a line, UTF-8), keeps
         // nothing but a sentence's text, and that only until it is tokenised. A file truncated under the
-        // map raises SIGBUS where a lost page is touched, which ends the process; `--io memory` is the
-        // reader without this limit. A file that is appended to is safe: the length is pinned here.
+        // map raises SIGBUS where a lost page is touched, which ends the process; `--io pread` and
+        // `--io memory` are the readers without this limit. A file that is appended to is safe: the length is pinned here.
         let map = unsafe { MmapOptions::new().len(length).map(file) };
         Ok(Self { map: map.map_err(|error| Error::reading(path, error))? })
     }

@@ -3,8 +3,8 @@
 //! Takes files, gives [`Document`]s: the sentences of one unit of text, borrowed from the map where
 //! possible, each with its line for error messages and inspection. Knows nothing of masks, and of tokens no more
 //! than that a corpus may come with a file of them.
-//! Two seams meet here: [`Bytes`] (how bytes are reached: mapped or in memory) and [`Corpus`] (how
-//! bytes are cut into documents). In the reference's format a line is a document of two sentences.
+//! Two seams meet here: [`Bytes`] (how bytes are reached: mapped, read in pieces, or in memory) and [`Corpus`]
+//! (how bytes are cut into documents). In the reference's format a line is a document of two sentences.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -28,6 +28,7 @@ mod memory;
 mod mixture;
 mod mmap;
 mod pairs;
+mod pread;
 mod sentences;
 mod source;
 mod split;
@@ -40,6 +41,7 @@ pub use format::Format;
 pub use memory::InMemory;
 pub use mixture::Mixture;
 pub use mmap::Mapped;
+pub use pread::Positioned;
 pub use source::TextCorpus;
 pub use tokens::{DocumentIds, TokenFile, Tokenized};
 
@@ -70,7 +72,7 @@ impl Document<'_> {
 pub struct Record<'c> {
     /// Line of the file that it begins with, from 1.
     pub line: u64,
-    /// Size in bytes; more than are in `raw` where that is a file too long to be read.
+    /// Size in bytes; more than are in `raw` where there are too many to be read, which are never a document.
     pub size: u64,
     pub raw: Cow<'c, [u8]>,
 }
@@ -165,6 +167,9 @@ pub enum Io {
     /// Mapped: files larger than memory, shared by all threads.
     #[default]
     Mmap,
+    /// Read in pieces, as they are wanted: for a limited address space and for network file systems; a file that
+    /// shrinks is an error.
+    Pread,
     /// Read into memory once.
     Memory,
 }
@@ -376,6 +381,7 @@ impl Read for TextReader<'_> {
 fn reach(path: &Path, file: &std::fs::File, io: Io) -> Result<Box<dyn Bytes>> {
     Ok(match io {
         Io::Mmap => Box::new(Mapped::new(path, file)?),
+        Io::Pread => Box::new(Positioned::new(path, file)?),
         Io::Memory => Box::new(InMemory::new(path, file)?),
     })
 }
@@ -421,8 +427,22 @@ mod tests {
     }
 
     #[test]
-    fn both_readers_give_the_same_bytes() {
+    fn all_readers_give_the_same_bytes() {
         check_reader(Io::Mmap);
+        check_reader(Io::Pread);
         check_reader(Io::Memory);
+    }
+
+    #[test]
+    fn reading_in_pieces_tells_of_a_file_that_shrank() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bytes");
+        std::fs::write(&path, [7; 5000]).unwrap();
+        let bytes = reach(&path, &std::fs::File::open(&path).unwrap(), Io::Pread).unwrap();
+        std::fs::write(&path, [7; 4999]).unwrap();
+        assert_eq!(bytes.slice(0..4999).unwrap(), &[7; 4999][..]);
+        let error = bytes.slice(4999..5000).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Io);
+        assert!(error.to_string().contains("it shrank from 5000 bytes"), "{error}");
     }
 }
