@@ -931,6 +931,9 @@ fn the_command_tells_lines_index_and_documents() {
         assert!(json["index"]["share"].as_f64().unwrap() < 0.005);
         assert_eq!(json["fingerprint"], format!("{:016x}", text.open().fingerprint()));
         assert_eq!(json["documents"][1]["sentences"], serde_json::json!(["a", "b"]));
+        for shuffle in ["keyed", "blocks"] {
+            assert!(json["shuffle_quality"][shuffle].as_f64().unwrap() > 0.97, "{json}");
+        }
         assert!(json.get("check").is_none());
     }
 }

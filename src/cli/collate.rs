@@ -45,6 +45,8 @@ enum Format {
     Text,
     /// A JSON object a line: the columns of the batch.
     Jsonl,
+    /// Nothing: how many batches there are and their digest, on stderr as of the others.
+    Digest,
     /// The reference's tensors `bert_input`, `segment_label`, `bert_label` and `is_next`.
     Safetensors,
 }
@@ -92,6 +94,7 @@ pub fn run(args: Args) -> Result<()> {
                     printer.line(text(number, &batch, corpus.shape(), tokenizer.as_ref(), printer.paint))?;
                 }
                 Format::Jsonl => printer.write(|out| file::write_json_line(out, &batch))?,
+                Format::Digest => {}
                 Format::Safetensors => kept.push(batch),
             }
         }

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::fault::MAX_LINE;
 use super::index::{Identity, Index, MAX_BLOCK, Records, Refused, Window};
-use super::{Bytes, CorpusConfig, Io, Record, reach};
+use super::{Bytes, CorpusConfig, Io, Record, announce, reach};
 use crate::durable::{self, parent};
 use crate::text::{BOM, Encoding, OnBadBytes, Transcoder};
 use crate::{Error, ErrorKind, Result};
@@ -194,6 +194,14 @@ impl TextFile {
             }
         };
         Ok(Record { line, size, raw })
+    }
+
+    /// Tells that these records are wanted soon.
+    pub fn announce(&self, records: Range<u64>) {
+        if records.start < records.end && records.end <= self.used {
+            let (first, last) = (self.index.window(records.start), self.index.window(records.end - 1));
+            announce(&*self.bytes, first.range.start..last.range.end);
+        }
     }
 
     /// A record's place, behind the byte order mark.

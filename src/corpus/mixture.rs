@@ -128,6 +128,16 @@ impl Corpus for Mixture {
     fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
+
+    fn announce(&self, documents: Range<u64>) {
+        for part in &self.parts {
+            let start = documents.start.max(part.documents.start);
+            let end = documents.end.min(part.documents.end);
+            if start < end {
+                part.corpus.announce(start - part.documents.start..end - part.documents.start);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use memmap2::{Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapOptions};
 
 use super::{Bytes, within};
 use crate::{Error, Result};
@@ -45,5 +45,13 @@ impl Bytes for Mapped {
 
     fn slice(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         Ok(Cow::Borrowed(&self.map[within(range, self.map.len())?]))
+    }
+
+    fn announce(&self, range: Range<u64>) {
+        if let Ok(range) = within(range, self.map.len())
+            && let Err(error) = self.map.advise_range(Advice::WillNeed, range.start, range.len())
+        {
+            tracing::trace!(target: "corpus", %error, "not read ahead");
+        }
     }
 }

@@ -137,6 +137,9 @@ pub trait Corpus: Send + Sync {
     /// 64 bits that identify the content that was indexed.
     fn fingerprint(&self) -> u64;
 
+    /// Tells that these documents are wanted soon. A hint: nothing waits for it, and nothing depends on it.
+    fn announce(&self, _documents: Range<u64>) {}
+
     /// The ids of its documents, where they have been encoded before.
     fn tokens(&self) -> Option<&TokenFile> {
         None
@@ -158,6 +161,20 @@ pub trait Bytes: Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::Io`] where the file cannot be read any more.
     fn slice(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>>;
+
+    /// Tells that `range` is wanted soon: the system may read it meanwhile. A hint, which may fail silently.
+    fn announce(&self, _range: Range<u64>) {}
+}
+
+/// Of a range that is announced, as much is at a time: systems take no more than the largest piece that a disk
+/// reads at once.
+const ANNOUNCED: u64 = 128 << 10;
+
+/// Announces a range of any length.
+fn announce(bytes: &dyn Bytes, range: Range<u64>) {
+    for start in range.clone().step_by(ANNOUNCED as usize) {
+        bytes.announce(start..range.end.min(start + ANNOUNCED));
+    }
 }
 
 /// How the bytes of a corpus are reached.

@@ -8,9 +8,12 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::ErrorKind as Io;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, fadvise};
 
 use super::{Bytes, within};
 use crate::{Error, ErrorKind, Result};
@@ -54,6 +57,13 @@ impl Bytes for Positioned {
                 ),
             )),
             Err(error) => Err(Error::reading(&self.path, error)),
+        }
+    }
+
+    fn announce(&self, range: Range<u64>) {
+        let length = NonZeroU64::new(range.end - range.start);
+        if let Err(error) = fadvise(&self.file, range.start, length, Advice::WillNeed) {
+            tracing::trace!(target: "corpus", %error, "not read ahead");
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -243,6 +244,12 @@ impl Corpus for TextCorpus {
 
     fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    fn announce(&self, documents: Range<u64>) {
+        if let Store::File(file) = &self.store {
+            file.announce(documents);
+        }
     }
 }
 

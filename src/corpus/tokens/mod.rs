@@ -220,6 +220,16 @@ impl TokenFile {
         self.parse(out).ok_or_else(|| self.damaged_block(block))
     }
 
+    /// Tells that these documents are wanted soon.
+    fn announce(&self, documents: Range<u64>) {
+        let blocks = documents.start / self.header.per_block..documents.end.div_ceil(self.header.per_block);
+        let begin = |block| match block < self.header.blocks() {
+            true => self.number(block, self.table + 8 * block).unwrap_or_default().min(self.table),
+            false => self.table,
+        };
+        super::announce(&*self.bytes, begin(blocks.start)..begin(blocks.end));
+    }
+
     /// The `length` bytes from `start` on, which must lie before the table of blocks.
     fn place(&self, block: u64, start: u64, length: u64) -> Result<Range<u64>> {
         let end = start.checked_add(length).filter(|&end| end <= self.table);
@@ -390,6 +400,11 @@ impl Corpus for Tokenized {
 
     fn fingerprint(&self) -> u64 {
         self.corpus.fingerprint()
+    }
+
+    /// The ids, since the text is hardly ever wanted beside them.
+    fn announce(&self, documents: Range<u64>) {
+        self.tokens.announce(documents);
     }
 
     fn tokens(&self) -> Option<&TokenFile> {
