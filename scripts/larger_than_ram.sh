@@ -59,7 +59,7 @@ measure() { # limited?, flags
     while kill -0 "$pid" 2>/dev/null; do
         now=$(awk '/^RssAnon/ {print int($2 / 1024)}' "/proc/$pid/status" 2>/dev/null || true)
         [ "${now:-0}" -le "$peak" ] || peak=$now
-        read -rt 0.05 <> <(:) || true
+        sleep 0.05
     done
     wait "$pid" || { cat "$work/run.summary" >&2; exit 1; }
     echo "$(rate) $peak $(awk '$1 == "digest" {print $2}' "$work/run.summary")"

@@ -818,6 +818,40 @@ fn an_index_of_another_format_is_made_again() {
     assert_eq!(TextCorpus::open(&part).unwrap().len(), 2);
 }
 
+/// A corpus cut into files is the same corpus: one source, with its documents in the order of names.
+#[test]
+fn the_files_of_a_pattern_are_one_corpus() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let lines: Vec<String> = (0..90).map(|line| format!("first {line}\tsecond {line}\n")).collect();
+    fs::write(at("whole.tsv"), lines.concat()).unwrap();
+    for (name, part) in ["part-0.txt", "part-1.txt", "part-2.txt"].iter().zip(lines.chunks(40)) {
+        fs::write(at(name), part.concat()).unwrap();
+    }
+    let text = |corpus: &dyn Corpus| -> Vec<Vec<String>> {
+        let documents = (0..corpus.len()).map(|id| corpus.document(id).unwrap());
+        documents.map(|document| document.sentences.iter().map(|s| s.text.to_string()).collect()).collect()
+    };
+    let open = |path| Sources::from(CorpusConfig::at(path)).open();
+    let (whole, _) = open(at("whole.tsv")).unwrap();
+    for _ in 0..2 {
+        let (parts, found) = open(at("part-?.txt")).unwrap();
+        assert_eq!(text(&*parts), text(&*whole));
+        assert_eq!((parts.sources(), parts.bytes()), (whole.sources(), whole.bytes()));
+        assert_eq!((&*found[0].path, found[0].format), (&*at("part-?.txt"), Some(Format::Pairs)));
+        assert_eq!((parts.file(39), parts.file(40)), (&*at("part-0.txt"), &*at("part-1.txt")));
+    }
+    let each = Sources::from(CorpusConfig { weight: Some(9.0), ..CorpusConfig::at(at("part-*")) });
+    let weights: f64 = each.file_by_file().unwrap().iter().map(|file| file.weight.unwrap()).sum();
+    assert!((weights - 9.0).abs() < 1e-9);
+
+    let cut = CorpusConfig { lines: Some(5), ..CorpusConfig::at(at("part-*.txt")) };
+    assert_eq!(corpus::open(&cut).map(|_| ()).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(open(at("no-*.txt")).map(|_| ()).unwrap_err().kind(), ErrorKind::MissingInput);
+    fs::write(at("part-3.txt"), "no tab here\n\nnor here\n").unwrap();
+    assert!(open(at("part-?.txt")).unwrap().0.document(90).is_err());
+}
+
 #[test]
 fn a_mixture_is_its_sources_one_behind_the_other() {
     let directory = tempfile::tempdir().unwrap();

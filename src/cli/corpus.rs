@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
     let wants_check = args.check || args.vocab.is_some();
     refuse(&args)?;
     let tokenizer = args.vocab.as_deref().map(vocab::load).transpose()?;
-    let sources = args.corpus.resolve()?;
+    let sources = args.corpus.resolve()?.file_by_file()?;
     let summaries = sources
         .iter()
         .map(|source| summary(&args, source, tokenizer.as_deref(), wants_check))

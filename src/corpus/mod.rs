@@ -21,6 +21,7 @@ pub mod check;
 mod directory;
 mod fault;
 mod file;
+mod files;
 mod format;
 pub mod index;
 mod jsonl;
@@ -37,6 +38,7 @@ pub mod tokens;
 
 pub use fault::Fault;
 pub use file::{IndexFile, TextFile};
+pub use files::files;
 pub use format::Format;
 pub use memory::InMemory;
 pub use mixture::Mixture;
@@ -194,6 +196,7 @@ pub enum Io {
 /// Which corpus, and how it is read. `io` and `index_dir` never change what is read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CorpusConfig {
+    /// A file, a directory, or a pattern for the names of files that are one corpus ([`files()`]).
     pub path: PathBuf,
     /// Part of the text of an epoch, where there are several sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -272,18 +275,15 @@ impl Sources {
     /// # Errors
     /// Those of [`open`] and of [`Mixture::new`].
     pub fn open(&self) -> Result<(Box<dyn Corpus>, Self)> {
-        let opened = self.0.iter().map(TextCorpus::open).collect::<Result<Vec<_>>>()?;
+        let opened = self.0.iter().map(open_source).collect::<Result<Vec<_>>>()?;
         if self.0.iter().any(|source| source.field.is_some())
-            && opened.iter().all(|corpus| corpus.format() != Format::Jsonl)
+            && opened.iter().all(|(_, found)| found.format != Some(Format::Jsonl))
         {
             return Err(Error::usage(format!("--field: {self} has no fields, being no JSON lines")));
         }
-        let found = Self(opened.iter().map(|corpus| corpus.config().clone()).collect());
-        let mut weighted: Vec<(Box<dyn Corpus>, Option<f64>)> = Vec::with_capacity(opened.len());
-        for corpus in opened {
-            let weight = corpus.config().weight;
-            weighted.push((Box::new(corpus), weight));
-        }
+        let found = Self(opened.iter().map(|(_, found)| found.clone()).collect());
+        let mut weighted: Vec<(Box<dyn Corpus>, Option<f64>)> =
+            opened.into_iter().map(|(corpus, found)| (corpus, found.weight)).collect();
         let corpus = match weighted.pop() {
             Some((only, _)) if weighted.is_empty() => only,
             last => {
@@ -292,6 +292,28 @@ impl Sources {
             }
         };
         Ok((corpus, found))
+    }
+}
+
+impl Sources {
+    /// The same sources with each file of a pattern by itself, its part of the weight going by its size.
+    ///
+    /// # Errors
+    /// Those of [`files()`].
+    pub fn file_by_file(&self) -> Result<Self> {
+        let mut each = Vec::new();
+        for source in &self.0 {
+            let files = files(&source.path)?;
+            let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len()) as f64;
+            let whole: f64 = files.iter().map(size).sum();
+            let alone = files.len() == 1;
+            each.extend(files.into_iter().map(|path| CorpusConfig {
+                weight: source.weight.map(|weight| if alone { weight } else { weight * size(&path) / whole }),
+                path,
+                ..source.clone()
+            }));
+        }
+        Self::new(each)
     }
 }
 
@@ -351,7 +373,34 @@ impl fmt::Display for Sources {
 /// [`crate::ErrorKind::Usage`] where there is no such encoding, [`crate::ErrorKind::CannotCreate`] where an
 /// index directory was given and cannot be written.
 pub fn open(config: &CorpusConfig) -> Result<Box<dyn Corpus>> {
-    Ok(Box::new(TextCorpus::open(config)?))
+    open_source(config).map(|(corpus, _)| corpus)
+}
+
+/// A source and its configuration with everything in it that was found out.
+fn open_source(config: &CorpusConfig) -> Result<(Box<dyn Corpus>, CorpusConfig)> {
+    let files = files(&config.path)?;
+    if files.len() > 1 && config.lines.is_some() {
+        let path = config.path.display();
+        return Err(Error::usage(format!(
+            "--corpus-lines: {path} is several files: give the one that is to be cut"
+        )));
+    }
+    let mut found = config.clone();
+    let mut opened: Vec<Box<dyn Corpus>> = Vec::with_capacity(files.len());
+    // What is found out about the first file goes for all.
+    for path in files {
+        let corpus = TextCorpus::open(&CorpusConfig { path, ..found })?;
+        found = corpus.config().clone();
+        opened.push(Box::new(corpus));
+    }
+    let corpus = match opened.pop() {
+        Some(only) if opened.is_empty() => only,
+        last => {
+            opened.extend(last);
+            Box::new(Mixture::joined(config.path.clone(), opened)?)
+        }
+    };
+    Ok((corpus, CorpusConfig { path: config.path.clone(), ..found }))
 }
 
 /// The text of a corpus as a stream of UTF-8: its documents in order, a sentence a line, a blank line behind

@@ -104,13 +104,17 @@ impl Header {
 }
 
 /// The file with the ids of `sources` where nobody names another: beside the first of them.
-pub fn beside(sources: &Sources, tokenizer: &dyn Tokenizer) -> PathBuf {
-    let mut name = sources[0].path.clone().into_os_string();
-    if sources.len() > 1 {
-        name.push(format!("+{}", sources.len() - 1));
+///
+/// # Errors
+/// Those of [`super::files()`].
+pub fn beside(sources: &Sources, tokenizer: &dyn Tokenizer) -> Result<PathBuf> {
+    let files = sources.file_by_file()?;
+    let mut name = files[0].path.clone().into_os_string();
+    if files.len() > 1 {
+        name.push(format!("+{}", files.len() - 1));
     }
     name.push(format!(".{:016x}.bstok", tokenizer.fingerprint()));
-    name.into()
+    Ok(name.into())
 }
 
 /// The corpus of these sources with its ids, where they have been encoded before: in the file that is `named`, or
@@ -124,7 +128,7 @@ pub fn attach(
     named: Option<&Path>,
     tokenizer: &dyn Tokenizer,
 ) -> Result<Box<dyn Corpus>> {
-    let path = named.map_or_else(|| beside(sources, tokenizer), Path::to_owned);
+    let path = named.map_or_else(|| beside(sources, tokenizer), |path| Ok(path.to_owned()))?;
     match TokenFile::open(&path, sources[0].io, &*corpus, tokenizer) {
         Ok(tokens) => Ok(Box::new(Tokenized::new(corpus, tokens))),
         Err(error) if named.is_some() => Err(error),
