@@ -10,7 +10,7 @@ use crate::collate::{self, CollateConfig, Collator, HostBatch};
 use crate::corpus::Corpus;
 use crate::corpus::tokens::{self, Block};
 use crate::flow::{FlowReport, StageReport, StageStats, ordered_map, prefetch};
-use crate::sample::{self, Cursor, Order, SampleConfig, Samples, Shuffle, Unit};
+use crate::sample::{self, Cursor, EpochOrder, SampleConfig, Samples, Shuffle, Unit};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result};
 
@@ -197,8 +197,7 @@ pub struct DocumentsRead {
 }
 
 /// Reads all documents of a corpus, epoch after epoch, each in its order, and gives `consume` what they were, some
-/// at a time: the first stage by itself. Malformed documents are read like others. The order is that of a corpus of
-/// one source.
+/// at a time: the first stage by itself. Malformed documents are read like others.
 ///
 /// # Errors
 /// [`ErrorKind::Data`] where there is no document; those of reading; those of `consume`.
@@ -208,21 +207,22 @@ pub fn documents<R>(
     workers: usize,
     consume: impl FnOnce(&mut dyn Iterator<Item = Result<DocumentsRead>>) -> Result<R>,
 ) -> Result<(R, FlowReport)> {
-    let len = corpus.len();
+    let len = sample::positions(corpus);
     if len == 0 {
         return Err(Error::data(format!("corpus {}: there is no document in it", corpus.path().display())));
     }
+    let (sources, block) = (corpus.sources(), sample::documents_of_block(corpus));
     let stats = StageStats::default();
     let started = Instant::now();
     let result = thread::scope(|scope| {
         let units = units(Cursor::default(), u64::MAX, len, Cut::of(corpus, 1));
         consume(&mut ordered_map(scope, "corpus", workers, units, &stats, |_| {
             Ok(|unit: Unit| {
-                let order = Order::new(shuffle, 0, unit.epoch, len);
+                let order = EpochOrder::new(&sources, (shuffle, block), 0, unit.epoch);
                 let mut read = DocumentsRead::default();
                 for position in unit.positions {
                     read.documents += 1;
-                    match corpus.document(order.document(position)) {
+                    match corpus.document(order.place(position).document) {
                         Ok(document) => {
                             read.bytes += document.sentences.iter().map(|s| s.text.len() as u64).sum::<u64>();
                         }

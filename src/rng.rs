@@ -29,6 +29,8 @@ pub enum Domain {
     Source = 6,
     /// The permutation of the samples of a window.
     Window = 7,
+    /// The permutation of the documents of some blocks.
+    Blocks = 8,
 }
 
 /// SplitMix64's finaliser (variant 13 of Stafford): a bijection of 64 bits that mixes well.

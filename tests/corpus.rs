@@ -82,7 +82,7 @@ fn the_same_text_in_any_guise_gives_the_same_documents() {
         ("byte order mark, CRLF, no final line feed", format!("\u{feff}{}", last.replace('\n', "\r\n"))),
     ] {
         let text = Text::new(content);
-        for io in [Io::Mmap, Io::Memory] {
+        for io in [Io::Mmap, Io::Pread, Io::Memory] {
             let corpus = TextCorpus::open(&CorpusConfig { io, ..text.config() }).unwrap();
             assert_eq!(documents(&corpus), expected, "{guise}, {io:?}");
         }
@@ -174,10 +174,42 @@ fn a_part_is_the_first_lines_and_has_its_own_fingerprint() {
 fn a_line_beyond_the_cap_is_refused_and_its_neighbours_are_not() {
     let long = vec![b'x'; 17 << 20];
     let text = Text::new([b"a\tb\n", &long[..], b"\nc\td\n"].concat());
-    let found = documents(&text.open());
-    assert_eq!(found[0], Ok((1, "a".into(), "b".into())));
-    assert!(found[1].clone().unwrap_err().contains("line 2: 17825792 bytes"), "{:?}", found[1]);
-    assert_eq!(found[2], Ok((3, "c".into(), "d".into())));
+    for io in [Io::Mmap, Io::Pread, Io::Memory] {
+        let found = documents(&TextCorpus::open(&CorpusConfig { io, ..text.config() }).unwrap());
+        assert_eq!(found[0], Ok((1, "a".into(), "b".into())));
+        assert!(found[1].clone().unwrap_err().contains("line 2: 17825792 bytes"), "{io:?}: {:?}", found[1]);
+        assert_eq!(found[2], Ok((3, "c".into(), "d".into())));
+    }
+}
+
+/// Records of a window too long to be read as a whole are found as those of a short one.
+#[test]
+fn long_windows_hold_the_same_documents() {
+    let line = |at: usize, tail: &str| format!("{at}{}{tail}", "x".repeat(700_000));
+    let pairs: String = (0..20).map(|at| line(at, "\tb\r\n")).collect();
+    let found = documents(&Text::new(format!("\u{feff}{pairs}")).open());
+    assert_eq!(found.len(), 20);
+    for (at, document) in found.into_iter().enumerate() {
+        assert_eq!(document.unwrap(), (at as u64 + 1, line(at, ""), "b".into()));
+    }
+    // A block has a window of its own, which is long where its blank lines are.
+    let blanks = " \n".repeat(3 << 20);
+    let text = Text::new(format!("one\ntwo{blanks}\nthree\n{blanks}{blanks}{blanks}last"));
+    let config = CorpusConfig { format: Some(Format::Sentences), ..text.config() };
+    let expected = [("one", 1), ("two", 2), ("three", 2 + (3 << 20) + 1), ("last", 4 + 4 * (3 << 20))];
+    for io in [Io::Mmap, Io::Pread] {
+        let corpus = TextCorpus::open(&CorpusConfig { io, ..config.clone() }).unwrap();
+        let mut found = Vec::new();
+        corpus
+            .scan(|id, record| {
+                assert_eq!(record, corpus.text_file().unwrap().record(id)?);
+                let document = corpus.parse(&record.raw, record.line, record.size).unwrap();
+                found.extend(document.sentences.iter().map(|s| (s.text.to_string(), s.line)));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(found, expected.map(|(text, line)| (text.to_owned(), line)), "{io:?}");
+    }
 }
 
 #[test]
@@ -277,7 +309,7 @@ fn a_directory_that_cannot_be_written_costs_the_index_file_only() {
 fn check_encoding(label: &str, content: Vec<u8>, utf8: &str) {
     let expected = documents(&Text::new(utf8).open());
     let text = Text::new(content);
-    for io in [Io::Mmap, Io::Memory, Io::Mmap] {
+    for io in [Io::Mmap, Io::Memory, Io::Pread, Io::Mmap] {
         let config = CorpusConfig { io, encoding: label.into(), ..text.config() };
         assert_eq!(documents(&TextCorpus::open(&config).unwrap()), expected, "{label}, {io:?}");
     }
@@ -368,7 +400,7 @@ proptest! {
         let mut expected: Vec<_> = content.split_inclusive('\n').map(naive).collect();
         expected.truncate(lines.unwrap_or(u64::MAX) as usize);
         let text = Text::new(&content);
-        for io in [Io::Mmap, Io::Memory] {
+        for io in [Io::Mmap, Io::Pread, Io::Memory] {
             let corpus = corpus::open(&CorpusConfig { io, lines, ..text.config() }).unwrap();
             let found: Vec<_> = documents(&*corpus).into_iter().map(|d| d.ok().map(|(_, a, b)| (a, b))).collect();
             prop_assert_eq!(&found, &expected);
@@ -660,7 +692,7 @@ fn documents_are_the_same_in_every_encoding() {
         ] {
             let text = Text::new(bytes);
             let config = CorpusConfig { format: Some(format), encoding: label.into(), ..text.config() };
-            for io in [Io::Mmap, Io::Memory] {
+            for io in [Io::Mmap, Io::Pread, Io::Memory] {
                 let corpus = TextCorpus::open(&CorpusConfig { io, ..config.clone() }).unwrap();
                 assert_eq!(read_all(&corpus), expected, "{format:?} {label}");
             }
@@ -786,6 +818,40 @@ fn an_index_of_another_format_is_made_again() {
     assert_eq!(TextCorpus::open(&part).unwrap().len(), 2);
 }
 
+/// A corpus cut into files is the same corpus: one source, with its documents in the order of names.
+#[test]
+fn the_files_of_a_pattern_are_one_corpus() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let lines: Vec<String> = (0..90).map(|line| format!("first {line}\tsecond {line}\n")).collect();
+    fs::write(at("whole.tsv"), lines.concat()).unwrap();
+    for (name, part) in ["part-0.txt", "part-1.txt", "part-2.txt"].iter().zip(lines.chunks(40)) {
+        fs::write(at(name), part.concat()).unwrap();
+    }
+    let text = |corpus: &dyn Corpus| -> Vec<Vec<String>> {
+        let documents = (0..corpus.len()).map(|id| corpus.document(id).unwrap());
+        documents.map(|document| document.sentences.iter().map(|s| s.text.to_string()).collect()).collect()
+    };
+    let open = |path| Sources::from(CorpusConfig::at(path)).open();
+    let (whole, _) = open(at("whole.tsv")).unwrap();
+    for _ in 0..2 {
+        let (parts, found) = open(at("part-?.txt")).unwrap();
+        assert_eq!(text(&*parts), text(&*whole));
+        assert_eq!((parts.sources(), parts.bytes()), (whole.sources(), whole.bytes()));
+        assert_eq!((&*found[0].path, found[0].format), (&*at("part-?.txt"), Some(Format::Pairs)));
+        assert_eq!((parts.file(39), parts.file(40)), (&*at("part-0.txt"), &*at("part-1.txt")));
+    }
+    let each = Sources::from(CorpusConfig { weight: Some(9.0), ..CorpusConfig::at(at("part-*")) });
+    let weights: f64 = each.file_by_file().unwrap().iter().map(|file| file.weight.unwrap()).sum();
+    assert!((weights - 9.0).abs() < 1e-9);
+
+    let cut = CorpusConfig { lines: Some(5), ..CorpusConfig::at(at("part-*.txt")) };
+    assert_eq!(corpus::open(&cut).map(|_| ()).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(open(at("no-*.txt")).map(|_| ()).unwrap_err().kind(), ErrorKind::MissingInput);
+    fs::write(at("part-3.txt"), "no tab here\n\nnor here\n").unwrap();
+    assert!(open(at("part-?.txt")).unwrap().0.document(90).is_err());
+}
+
 #[test]
 fn a_mixture_is_its_sources_one_behind_the_other() {
     let directory = tempfile::tempdir().unwrap();
@@ -899,6 +965,9 @@ fn the_command_tells_lines_index_and_documents() {
         assert!(json["index"]["share"].as_f64().unwrap() < 0.005);
         assert_eq!(json["fingerprint"], format!("{:016x}", text.open().fingerprint()));
         assert_eq!(json["documents"][1]["sentences"], serde_json::json!(["a", "b"]));
+        for shuffle in ["keyed", "blocks"] {
+            assert!(json["shuffle_quality"][shuffle].as_f64().unwrap() > 0.97, "{json}");
+        }
         assert!(json.get("check").is_none());
     }
 }

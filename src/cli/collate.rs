@@ -69,6 +69,8 @@ enum Format {
     Text,
     /// A JSON object a line: the columns of the batch.
     Jsonl,
+    /// Nothing: how many batches there are and their digest, on stderr as of the others.
+    Digest,
     /// The reference's tensors `bert_input`, `segment_label`, `bert_label` and `is_next`.
     Safetensors,
 }
@@ -107,6 +109,7 @@ pub fn run(args: Args) -> Result<()> {
                     printer.line(text(number, &batch, corpus.shape(), tokenizer, printer.paint))?;
                 }
                 Format::Jsonl => printer.write(|out| file::write_json_line(out, &batch))?,
+                Format::Digest => {}
                 Format::Safetensors => kept.push(batch),
             }
         }

@@ -13,6 +13,7 @@ use super::output::{Table, bytes, grouped, percent, print, seconds, share};
 use crate::corpus::check::{CheckConfig, Contents, Coverage, DocumentCoverage, Report, Spread, check};
 use crate::corpus::{Corpus, CorpusConfig, Format, Shape, Source, Sources, TextCorpus};
 use crate::model::{Arch, Init, Layout, ModelConfig, published_positions};
+use crate::sample::{Shuffle, shuffle_quality};
 use crate::vocab::{self, Tokenizer};
 use crate::{Error, Result, durable};
 
@@ -59,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
     let wants_check = args.check || args.vocab.is_some();
     refuse(&args)?;
     let tokenizer = args.vocab.as_deref().map(vocab::load).transpose()?;
-    let sources = args.corpus.resolve()?;
+    let sources = args.corpus.resolve()?.file_by_file()?;
     let summaries = sources
         .iter()
         .map(|source| summary(&args, source, tokenizer.as_deref(), wants_check))
@@ -173,6 +174,7 @@ struct Summary {
     /// None of a directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<IndexSummary>,
+    shuffle_quality: ShuffleQuality,
     /// Opening, and making the index where there was none.
     open_seconds: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -193,6 +195,22 @@ struct IndexSummary {
     stride: u64,
     /// Whether it was made just now.
     built: bool,
+}
+
+/// Of each `--shuffle`: entropy of neighbour differences of the first epoch, as a share of a full permutation's.
+#[derive(Clone, Copy, Serialize)]
+struct ShuffleQuality {
+    keyed: f64,
+    blocks: f64,
+}
+
+impl ShuffleQuality {
+    fn of(corpus: &dyn Corpus) -> Self {
+        Self {
+            keyed: shuffle_quality(corpus, Shuffle::Keyed),
+            blocks: shuffle_quality(corpus, Shuffle::Blocks),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -374,6 +392,7 @@ impl Summary {
             encoding: corpus.encoding().name(),
             fingerprint: format!("{:016x}", corpus.fingerprint()),
             index,
+            shuffle_quality: ShuffleQuality::of(corpus),
             open_seconds: opened.as_secs_f64(),
             documents: Vec::new(),
             check: None,
@@ -446,6 +465,11 @@ impl Summary {
                 true => format!("{} ({}/s)", seconds(self.open_seconds), bytes(speed as u64)),
                 false => seconds(self.open_seconds),
             },
+        );
+        let ShuffleQuality { keyed, blocks } = self.shuffle_quality;
+        table.row(
+            "shuffle quality",
+            format!("keyed {keyed:.3}, blocks {blocks:.3} of a full permutation (entropy of neighbour differences)"),
         );
         if let Some(report) = &self.check {
             table.gap();

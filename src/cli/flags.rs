@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use crate::corpus::{Corpus, CorpusConfig, Format, Io, Sources, tokens};
+use crate::corpus::{Corpus, CorpusConfig, Format, Io, Sources, files, tokens};
 use crate::sample::{MaskCount, MaskUnit, PairTask, SampleConfig, Shuffle, Truncate};
 use crate::vocab::Tokenizer;
 use crate::{Error, Result};
@@ -34,8 +34,9 @@ pub enum OnBadLine {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Corpus")]
 pub struct CorpusFlags {
-    /// Text, a file or a directory of files (--corpus-format tells the formats). Several, each with this
-    /// flag, are mixed; FILE:NUMBER gives each a share of the text of an epoch.
+    /// Text, a file or a directory of files (--corpus-format tells the formats), or a pattern in quotes, whose
+    /// files are one corpus. Several, each with this flag, are mixed; FILE:NUMBER gives each a share of the
+    /// text of an epoch.
     #[arg(short = 'c', long, value_name = "FILE", required = true, action = ArgAction::Append,
           aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
     pub corpus: Vec<SourceArg>,
@@ -149,7 +150,9 @@ impl ReadingFlags {
 
 /// The corpus in this file, read by the defaults.
 pub fn corpus_at(path: &Path) -> CorpusConfig {
-    CorpusConfig { index_dir: super::corpus::index_dir(path), ..CorpusConfig::at(path) }
+    let first = files(path).ok().and_then(|files| files.into_iter().next());
+    let index_dir = super::corpus::index_dir(first.as_deref().unwrap_or(path));
+    CorpusConfig { index_dir, ..CorpusConfig::at(path) }
 }
 
 /// These sources, read by the defaults.
@@ -187,7 +190,8 @@ pub fn threads(text: &str) -> Result<usize, String> {
 /// Refuses to write over a file that is read: a slip of the hand must not cost a corpus.
 pub fn keep_inputs(output: &Path, inputs: &[&Path]) -> Result<()> {
     let Ok(existing) = output.canonicalize() else { return Ok(()) };
-    if inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == existing)) {
+    let inputs = inputs.iter().flat_map(|input| files(input).unwrap_or_default());
+    if inputs.into_iter().any(|input| input.canonicalize().is_ok_and(|input| input == existing)) {
         return Err(Error::usage(format!(
             "--output {}: that is the file to read from, which would be lost: choose another name",
             output.display()
@@ -215,7 +219,7 @@ pub struct SampleFlags {
     /// How a pair is cut to the maximal length [default: longest; reference: cut].
     #[arg(long, value_name = "HOW")]
     pub truncate: Option<Truncate>,
-    /// Order of the documents in an epoch [default: keyed; reference: none].
+    /// Order of the documents in an epoch [default: keyed, which is a permutation of all; reference: none].
     #[arg(long, value_name = "HOW")]
     pub shuffle: Option<Shuffle>,
     /// Documents whose samples are shuffled together, so that those of one document do not stand next to each

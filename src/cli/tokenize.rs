@@ -32,7 +32,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let tokenizer = vocab::load(&args.vocab)?;
     let (corpus, sources) = args.corpus.resolve()?.open()?;
-    let output = args.output.unwrap_or_else(|| beside(&sources, &*tokenizer));
+    let output = args.output.map_or_else(|| beside(&sources, &*tokenizer), Ok)?;
     let inputs: Vec<&Path> = sources.iter().map(|source| &*source.path).chain([&*args.vocab]).collect();
     keep_inputs(&output, &inputs)?;
 

@@ -10,7 +10,7 @@ use super::flags::{Preset, SourceArg, sources_at};
 use super::log;
 use super::output::{Table, bytes, grouped, percent, print, seconds, share};
 use super::train::cores;
-use crate::corpus::{Corpus, CorpusConfig, Format, Sources, TextReader};
+use crate::corpus::{Corpus, CorpusConfig, Format, Sources, TextReader, files};
 use crate::text::{Encoding, OnBadBytes};
 use crate::vocab::count::{self, Built, CountConfig, Selection, Summary};
 use crate::vocab::{Kind, Tokenizer};
@@ -116,7 +116,9 @@ impl TextArgs {
     /// The text behind these flags.
     pub fn open(&self) -> Result<Text> {
         match &self.corpus[..] {
-            [one] if self.is_text_as_it_lies(&one.path)? => Ok(Text::File(one.path.clone())),
+            [one] if files(&one.path)? == [&*one.path] && self.is_text_as_it_lies(&one.path)? => {
+                Ok(Text::File(one.path.clone()))
+            }
             several => {
                 let over = |source: &CorpusConfig| CorpusConfig {
                     format: self.corpus_format,
@@ -143,8 +145,8 @@ impl TextArgs {
 
     /// Counts by `count`, which is told how far it is as it should tell.
     pub fn counting<T>(&self, count: impl FnOnce(&(dyn Fn(u64) + Sync)) -> T) -> T {
-        let bytes = |source: &SourceArg| std::fs::metadata(&source.path).map_or(0, |metadata| metadata.len());
-        let total = self.corpus.iter().map(bytes).sum();
+        let files = self.corpus.iter().flat_map(|source| files(&source.path).unwrap_or_default());
+        let total = files.map(|path| std::fs::metadata(path).map_or(0, |metadata| metadata.len())).sum();
         let bar = log::bar(total, "counting {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
         let counted = count(&|bytes| bar.set_position(bytes));
         bar.finish_and_clear();

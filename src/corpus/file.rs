@@ -7,15 +7,27 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::index::{Identity, Index, Records, Refused};
-use super::{Bytes, CorpusConfig, Io, Record, reach};
+use super::fault::MAX_LINE;
+use super::index::{Identity, Index, MAX_BLOCK, Records, Refused, Window};
+use super::{Bytes, CorpusConfig, Io, Record, announce, reach};
 use crate::durable::{self, parent};
 use crate::text::{BOM, Encoding, OnBadBytes, Transcoder};
 use crate::{Error, ErrorKind, Result};
+
+/// A window of the index that is longer is looked at piece by piece, so that its bytes need not lie in memory: what a
+/// reader holds is this, or one record.
+const LONG_WINDOW: u64 = 4 << 20;
+
+/// Of a record no more is read: it has a line that is too long, or is followed by as many blank ones.
+const MOST_READ: u64 = MAX_BLOCK + MAX_LINE as u64 + 4;
+
+/// At the end of a record that is not read, as many bytes are looked at for the end of its last line.
+const LINE_ENDS: u64 = 4096;
 
 /// A text file, indexed by record.
 pub struct TextFile {
@@ -119,6 +131,11 @@ impl TextFile {
             return Err(Error::internal(format!("document {id} of a corpus of {}", self.used)));
         }
         let window = self.index.window(id);
+        if is_long(&window) {
+            let places = self.index.places(&*self.bytes, window.range)?;
+            let place = places.get(window.before as usize).ok_or_else(|| self.changed(id))?;
+            return self.read(id, place.range.clone(), window.line + place.line + 1);
+        }
         let bytes = self.bytes.slice(window.range)?;
         let Some(found) = self.index.walk(&bytes).nth(window.before as usize) else {
             return Err(self.changed(id));
@@ -136,13 +153,21 @@ impl TextFile {
         let mut id = 0;
         while id < self.used {
             let window = self.index.window(id);
-            let bytes = self.bytes.slice(window.range)?;
             let stop = self.used.min(id + self.index.stride());
-            for found in self.index.walk(&bytes).take((stop - id) as usize) {
-                let raw = &bytes[self.without_mark(id, &bytes, found.range)];
-                let line = window.line + found.line + 1;
-                see(id, Record { line, size: raw.len() as u64, raw: raw.into() })?;
-                id += 1;
+            let count = (stop - id) as usize;
+            if is_long(&window) {
+                for place in self.index.places(&*self.bytes, window.range)?.into_iter().take(count) {
+                    see(id, self.read(id, place.range, window.line + place.line + 1)?)?;
+                    id += 1;
+                }
+            } else {
+                let bytes = self.bytes.slice(window.range)?;
+                for found in self.index.walk(&bytes).take(count) {
+                    let raw = &bytes[self.without_mark(id, &bytes, found.range)];
+                    let line = window.line + found.line + 1;
+                    see(id, Record { line, size: raw.len() as u64, raw: raw.into() })?;
+                    id += 1;
+                }
             }
             if id < stop {
                 return Err(self.changed(id));
@@ -151,8 +176,36 @@ impl TextFile {
         Ok(())
     }
 
+    /// The record at a place in the file, of which no more is read than tells that it is too long.
+    fn read(&self, id: u64, range: Range<u64>, line: u64) -> Result<Record<'_>> {
+        let kept = self.bytes.slice(range.start..range.end.min(range.start + MOST_READ))?;
+        let place = self.without_mark(id, &kept, 0..kept.len());
+        let mut size = place.len() as u64;
+        if range.end - range.start > MOST_READ {
+            let tail = self.bytes.slice(range.end - LINE_ENDS..range.end)?;
+            let ends = tail.iter().rev().take_while(|&byte| b"\r\n".contains(byte)).count() as u64;
+            size = range.end - range.start - ends;
+        }
+        let raw = match kept {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[place]),
+            Cow::Owned(mut bytes) => {
+                bytes.drain(..place.start);
+                Cow::Owned(bytes)
+            }
+        };
+        Ok(Record { line, size, raw })
+    }
+
+    /// Tells that these records are wanted soon.
+    pub fn announce(&self, records: Range<u64>) {
+        if records.start < records.end && records.end <= self.used {
+            let (first, last) = (self.index.window(records.start), self.index.window(records.end - 1));
+            announce(&*self.bytes, first.range.start..last.range.end);
+        }
+    }
+
     /// A record's place, behind the byte order mark.
-    fn without_mark(&self, id: u64, bytes: &[u8], range: std::ops::Range<usize>) -> std::ops::Range<usize> {
+    fn without_mark(&self, id: u64, bytes: &[u8], range: Range<usize>) -> Range<usize> {
         let mark = id == 0 && self.marked && bytes[range.clone()].starts_with(BOM);
         range.start + if mark { BOM.len() } else { 0 }..range.end
     }
@@ -335,6 +388,10 @@ impl Read for Stream<'_> {
         self.at = end;
         Ok(part.len())
     }
+}
+
+fn is_long(window: &Window) -> bool {
+    window.range.end - window.range.start > LONG_WINDOW
 }
 
 fn log_refusal(path: &Path, refused: Refused) {

@@ -323,10 +323,35 @@ impl Index {
         let Some(anchor) = behind.checked_sub(1) else { return Ok(0) };
         let first = (anchor as u64) << self.shift;
         let window = self.window(first);
-        let begin = walk(&bytes.slice(window.range)?, self.kind)
-            .take_while(|found| window.line + found.line < lines)
-            .count() as u64;
-        Ok(first + begin)
+        let places = self.places(bytes, window.range)?;
+        Ok(first + places.partition_point(|place| window.line + place.line < lines) as u64)
+    }
+
+    /// The records that begin in a window of any length, which is read piece by piece.
+    pub fn places(&self, bytes: &dyn Bytes, window: Range<u64>) -> Result<Vec<Place>> {
+        let mut begins = Vec::new();
+        let mut blocks = Blocks { start: window.start, ..Blocks::default() };
+        if self.kind == Records::Lines {
+            begins.push((window.start, 0));
+        }
+        let mut at = window.start;
+        while at < window.end {
+            let chunk = bytes.slice(at..window.end.min(at + CHUNK))?;
+            match self.kind {
+                Records::Lines => begins.extend(
+                    memchr_iter(b'\n', &chunk)
+                        .zip(begins.len() as u64..)
+                        .map(|(end, line)| (at + end as u64 + 1, line)),
+                ),
+                Records::Blocks => blocks.feed(at, &chunk, |at, line| begins.push((at, line))),
+            }
+            at += chunk.len() as u64;
+        }
+        begins.extend(blocks.finish(window.end).filter(|_| self.kind == Records::Blocks));
+        // Behind the last line feed no line begins.
+        begins.retain(|&(begin, _)| begin < window.end);
+        let ends = begins.iter().skip(1).map(|&(begin, _)| begin).chain([window.end]);
+        Ok(begins.iter().zip(ends).map(|(&(begin, line), end)| Place { range: begin..end, line }).collect())
     }
 
     /// The records that begin in the bytes of a window, in order.
@@ -434,6 +459,15 @@ impl Index {
             && self.anchors.last().is_some_and(|&last| last < self.bytes)
             && lines_are
     }
+}
+
+/// A record in its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its bytes, as those of [`Found`].
+    pub range: Range<u64>,
+    /// Its first line, counted from the window's first one.
+    pub line: u64,
 }
 
 /// A record in a window.

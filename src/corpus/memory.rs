@@ -25,7 +25,7 @@ impl InMemory {
         let mut bytes = Vec::new();
         if usize::try_from(length).ok().is_none_or(|length| bytes.try_reserve_exact(length).is_err()) {
             let what = format!(
-                "cannot read {}: no memory for {length} bytes: map it with --io mmap",
+                "cannot read {}: no memory for {length} bytes: read it in pieces with --io pread",
                 path.display()
             );
             return Err(Error::new(ErrorKind::Io, what));

@@ -1,4 +1,4 @@
-//! Several sources as one corpus. Takes corpora and their weights, gives their documents numbered one source
+//! Several corpora as one. Takes corpora and their weights, gives their documents numbered one source
 //! behind the other, and how many documents of each an epoch has. Knows no format.
 //!
 //! Weights are shares of the text, in bytes: an epoch is as long as all sources together, and each source has
@@ -12,9 +12,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{Corpus, Document, Shape, Source};
 use crate::{Error, Result};
 
-/// Several sources, mixed.
+/// Several sources, mixed, or several files that are one source.
 pub struct Mixture {
     parts: Vec<Part>,
+    /// Whether the parts are one source.
+    joined: bool,
     path: PathBuf,
     shape: Shape,
     fingerprint: u64,
@@ -71,7 +73,18 @@ impl Mixture {
             start = documents.end;
             parts.push(Part { corpus, documents, per_epoch });
         }
-        Ok(Self { parts, path: names.join(" + ").into(), shape, fingerprint: xxh3_64(&key) })
+        let path = names.join(" + ").into();
+        Ok(Self { parts, joined: false, path, shape, fingerprint: xxh3_64(&key) })
+    }
+
+    /// Files that are one source, called `path`: its documents are those of a file with all their text.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Data`] where some hold pairs and others documents.
+    pub fn joined(path: PathBuf, files: Vec<Box<dyn Corpus>>) -> Result<Self> {
+        let mixed = Self::new(files.into_iter().map(|file| (file, None)).collect())?;
+        let fingerprint = xxh3_64(&[&mixed.fingerprint.to_le_bytes()[..], b"joined"].concat());
+        Ok(Self { joined: true, path, fingerprint, ..mixed })
     }
 
     /// The source of document `id`, and the document's number in it.
@@ -113,6 +126,9 @@ impl Corpus for Mixture {
     }
 
     fn sources(&self) -> Vec<Source> {
+        if self.joined {
+            return vec![Source { documents: 0..self.len(), per_epoch: self.len() }];
+        }
         let source = |part: &Part| Source { documents: part.documents.clone(), per_epoch: part.per_epoch };
         self.parts.iter().map(source).collect()
     }
@@ -127,6 +143,16 @@ impl Corpus for Mixture {
 
     fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    fn announce(&self, documents: Range<u64>) {
+        for part in &self.parts {
+            let start = documents.start.max(part.documents.start);
+            let end = documents.end.min(part.documents.end);
+            if start < end {
+                part.corpus.announce(start - part.documents.start..end - part.documents.start);
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use memmap2::{Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapOptions};
 
 use super::{Bytes, within};
 use crate::{Error, Result};
@@ -31,8 +31,8 @@ impl Mapped {
         // later accesses, and Rust's aliasing rules do not cover them: all code above therefore takes
         // what it reads as untrusted, checks it at each access (the bounds of a line, UTF-8), keeps
         // nothing but a sentence's text, and that only until it is tokenised. A file truncated under the
-        // map raises SIGBUS where a lost page is touched, which ends the process; `--io memory` is the
-        // reader without this limit. A file that is appended to is safe: the length is pinned here.
+        // map raises SIGBUS where a lost page is touched, which ends the process; `--io pread` and
+        // `--io memory` are the readers without this limit. A file that is appended to is safe: the length is pinned here.
         let map = unsafe { MmapOptions::new().len(length).map(file) };
         Ok(Self { map: map.map_err(|error| Error::reading(path, error))? })
     }
@@ -45,5 +45,13 @@ impl Bytes for Mapped {
 
     fn slice(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         Ok(Cow::Borrowed(&self.map[within(range, self.map.len())?]))
+    }
+
+    fn announce(&self, range: Range<u64>) {
+        if let Ok(range) = within(range, self.map.len())
+            && let Err(error) = self.map.advise_range(Advice::WillNeed, range.start, range.len())
+        {
+            tracing::trace!(target: "corpus", %error, "not read ahead");
+        }
     }
 }

@@ -3,8 +3,8 @@
 //! Takes files, gives [`Document`]s: the sentences of one unit of text, borrowed from the map where
 //! possible, each with its line for error messages and inspection. Knows nothing of masks, and of tokens no more
 //! than that a corpus may come with a file of them.
-//! Two seams meet here: [`Bytes`] (how bytes are reached: mapped or in memory) and [`Corpus`] (how
-//! bytes are cut into documents). In the reference's format a line is a document of two sentences.
+//! Two seams meet here: [`Bytes`] (how bytes are reached: mapped, read in pieces, or in memory) and [`Corpus`]
+//! (how bytes are cut into documents). In the reference's format a line is a document of two sentences.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,6 +21,7 @@ pub mod check;
 mod directory;
 mod fault;
 mod file;
+mod files;
 mod format;
 pub mod index;
 mod jsonl;
@@ -28,6 +29,7 @@ mod memory;
 mod mixture;
 mod mmap;
 mod pairs;
+mod pread;
 mod sentences;
 mod source;
 mod split;
@@ -36,10 +38,12 @@ pub mod tokens;
 
 pub use fault::Fault;
 pub use file::{IndexFile, TextFile};
+pub use files::files;
 pub use format::Format;
 pub use memory::InMemory;
 pub use mixture::Mixture;
 pub use mmap::Mapped;
+pub use pread::Positioned;
 pub use source::TextCorpus;
 pub use tokens::{DocumentIds, TokenFile, Tokenized};
 
@@ -70,7 +74,7 @@ impl Document<'_> {
 pub struct Record<'c> {
     /// Line of the file that it begins with, from 1.
     pub line: u64,
-    /// Size in bytes; more than are in `raw` where that is a file too long to be read.
+    /// Size in bytes; more than are in `raw` where there are too many to be read, which are never a document.
     pub size: u64,
     pub raw: Cow<'c, [u8]>,
 }
@@ -135,6 +139,9 @@ pub trait Corpus: Send + Sync {
     /// 64 bits that identify the content that was indexed.
     fn fingerprint(&self) -> u64;
 
+    /// Tells that these documents are wanted soon. A hint: nothing waits for it, and nothing depends on it.
+    fn announce(&self, _documents: Range<u64>) {}
+
     /// The ids of its documents, where they have been encoded before.
     fn tokens(&self) -> Option<&TokenFile> {
         None
@@ -156,6 +163,20 @@ pub trait Bytes: Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::Io`] where the file cannot be read any more.
     fn slice(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>>;
+
+    /// Tells that `range` is wanted soon: the system may read it meanwhile. A hint, which may fail silently.
+    fn announce(&self, _range: Range<u64>) {}
+}
+
+/// Of a range that is announced, as much is at a time: systems take no more than the largest piece that a disk
+/// reads at once.
+const ANNOUNCED: u64 = 128 << 10;
+
+/// Announces a range of any length.
+fn announce(bytes: &dyn Bytes, range: Range<u64>) {
+    for start in range.clone().step_by(ANNOUNCED as usize) {
+        bytes.announce(start..range.end.min(start + ANNOUNCED));
+    }
 }
 
 /// How the bytes of a corpus are reached.
@@ -165,6 +186,9 @@ pub enum Io {
     /// Mapped: files larger than memory, shared by all threads.
     #[default]
     Mmap,
+    /// Read in pieces, as they are wanted: for a limited address space and for network file systems; a file that
+    /// shrinks is an error.
+    Pread,
     /// Read into memory once.
     Memory,
 }
@@ -172,6 +196,7 @@ pub enum Io {
 /// Which corpus, and how it is read. `io` and `index_dir` never change what is read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CorpusConfig {
+    /// A file, a directory, or a pattern for the names of files that are one corpus ([`files()`]).
     pub path: PathBuf,
     /// Part of the text of an epoch, where there are several sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -250,18 +275,15 @@ impl Sources {
     /// # Errors
     /// Those of [`open`] and of [`Mixture::new`].
     pub fn open(&self) -> Result<(Box<dyn Corpus>, Self)> {
-        let opened = self.0.iter().map(TextCorpus::open).collect::<Result<Vec<_>>>()?;
+        let opened = self.0.iter().map(open_source).collect::<Result<Vec<_>>>()?;
         if self.0.iter().any(|source| source.field.is_some())
-            && opened.iter().all(|corpus| corpus.format() != Format::Jsonl)
+            && opened.iter().all(|(_, found)| found.format != Some(Format::Jsonl))
         {
             return Err(Error::usage(format!("--field: {self} has no fields, being no JSON lines")));
         }
-        let found = Self(opened.iter().map(|corpus| corpus.config().clone()).collect());
-        let mut weighted: Vec<(Box<dyn Corpus>, Option<f64>)> = Vec::with_capacity(opened.len());
-        for corpus in opened {
-            let weight = corpus.config().weight;
-            weighted.push((Box::new(corpus), weight));
-        }
+        let found = Self(opened.iter().map(|(_, found)| found.clone()).collect());
+        let mut weighted: Vec<(Box<dyn Corpus>, Option<f64>)> =
+            opened.into_iter().map(|(corpus, found)| (corpus, found.weight)).collect();
         let corpus = match weighted.pop() {
             Some((only, _)) if weighted.is_empty() => only,
             last => {
@@ -270,6 +292,28 @@ impl Sources {
             }
         };
         Ok((corpus, found))
+    }
+}
+
+impl Sources {
+    /// The same sources with each file of a pattern by itself, its part of the weight going by its size.
+    ///
+    /// # Errors
+    /// Those of [`files()`].
+    pub fn file_by_file(&self) -> Result<Self> {
+        let mut each = Vec::new();
+        for source in &self.0 {
+            let files = files(&source.path)?;
+            let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len()) as f64;
+            let whole: f64 = files.iter().map(size).sum();
+            let alone = files.len() == 1;
+            each.extend(files.into_iter().map(|path| CorpusConfig {
+                weight: source.weight.map(|weight| if alone { weight } else { weight * size(&path) / whole }),
+                path,
+                ..source.clone()
+            }));
+        }
+        Self::new(each)
     }
 }
 
@@ -329,7 +373,34 @@ impl fmt::Display for Sources {
 /// [`crate::ErrorKind::Usage`] where there is no such encoding, [`crate::ErrorKind::CannotCreate`] where an
 /// index directory was given and cannot be written.
 pub fn open(config: &CorpusConfig) -> Result<Box<dyn Corpus>> {
-    Ok(Box::new(TextCorpus::open(config)?))
+    open_source(config).map(|(corpus, _)| corpus)
+}
+
+/// A source and its configuration with everything in it that was found out.
+fn open_source(config: &CorpusConfig) -> Result<(Box<dyn Corpus>, CorpusConfig)> {
+    let files = files(&config.path)?;
+    if files.len() > 1 && config.lines.is_some() {
+        let path = config.path.display();
+        return Err(Error::usage(format!(
+            "--corpus-lines: {path} is several files: give the one that is to be cut"
+        )));
+    }
+    let mut found = config.clone();
+    let mut opened: Vec<Box<dyn Corpus>> = Vec::with_capacity(files.len());
+    // What is found out about the first file goes for all.
+    for path in files {
+        let corpus = TextCorpus::open(&CorpusConfig { path, ..found })?;
+        found = corpus.config().clone();
+        opened.push(Box::new(corpus));
+    }
+    let corpus = match opened.pop() {
+        Some(only) if opened.is_empty() => only,
+        last => {
+            opened.extend(last);
+            Box::new(Mixture::joined(config.path.clone(), opened)?)
+        }
+    };
+    Ok((corpus, CorpusConfig { path: config.path.clone(), ..found }))
 }
 
 /// The text of a corpus as a stream of UTF-8: its documents in order, a sentence a line, a blank line behind
@@ -376,6 +447,7 @@ impl Read for TextReader<'_> {
 fn reach(path: &Path, file: &std::fs::File, io: Io) -> Result<Box<dyn Bytes>> {
     Ok(match io {
         Io::Mmap => Box::new(Mapped::new(path, file)?),
+        Io::Pread => Box::new(Positioned::new(path, file)?),
         Io::Memory => Box::new(InMemory::new(path, file)?),
     })
 }
@@ -421,8 +493,22 @@ mod tests {
     }
 
     #[test]
-    fn both_readers_give_the_same_bytes() {
+    fn all_readers_give_the_same_bytes() {
         check_reader(Io::Mmap);
+        check_reader(Io::Pread);
         check_reader(Io::Memory);
+    }
+
+    #[test]
+    fn reading_in_pieces_tells_of_a_file_that_shrank() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bytes");
+        std::fs::write(&path, [7; 5000]).unwrap();
+        let bytes = reach(&path, &std::fs::File::open(&path).unwrap(), Io::Pread).unwrap();
+        std::fs::write(&path, [7; 4999]).unwrap();
+        assert_eq!(bytes.slice(0..4999).unwrap(), &[7; 4999][..]);
+        let error = bytes.slice(4999..5000).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Io);
+        assert!(error.to_string().contains("it shrank from 5000 bytes"), "{error}");
     }
 }

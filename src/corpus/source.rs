@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -131,10 +132,13 @@ impl TextCorpus {
             Store::File(file) => file.text_encoding(),
             Store::Directory(directory) => directory.encoding(),
         };
+        let whole = raw.len() as u64;
         let raw = match self.records() {
             Some(Records::Lines) => strip_line_end(raw),
             _ => raw,
         };
+        // Of what is too long only a part was read.
+        let size = if size > whole { size } else { raw.len() as u64 };
         self.refuse_too_long(raw, line, size)?;
         let text = encoding.decode(raw).map_err(|at| {
             let before = &raw[..at];
@@ -155,15 +159,15 @@ impl TextCorpus {
             let mut start = 0;
             for (below, end) in memchr::memchr_iter(b'\n', raw).chain([raw.len()]).enumerate() {
                 if end - start > MAX_LINE {
-                    return Err((line + below as u64, Fault::TooLong { bytes: (end - start) as u64 }));
+                    let unread = if end == raw.len() { size.saturating_sub(end as u64) } else { 0 };
+                    let bytes = (end - start) as u64 + unread;
+                    return Err((line + below as u64, Fault::TooLong { bytes }));
                 }
                 start = end + 1;
             }
             return Ok(());
         }
-        // Of a file that is too long only a part was read.
-        let bytes = if self.records().is_none() { size } else { raw.len() as u64 };
-        if bytes > MAX_LINE as u64 { Err((line, Fault::TooLong { bytes })) } else { Ok(()) }
+        if size > MAX_LINE as u64 { Err((line, Fault::TooLong { bytes: size })) } else { Ok(()) }
     }
 
     fn read<'t>(&self, text: &'t str, line: u64) -> Result<Document<'t>, Fault> {
@@ -240,6 +244,12 @@ impl Corpus for TextCorpus {
 
     fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    fn announce(&self, documents: Range<u64>) {
+        if let Store::File(file) = &self.store {
+            file.announce(documents);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::corpus::{Corpus, Shape};
 use crate::vocab::Tokenizer;
 use crate::{Error, Result};
 
+mod blocks;
 mod encoded;
 mod fill;
 mod halves;
@@ -17,6 +18,7 @@ pub mod mask;
 mod nsp;
 mod order;
 mod pair;
+mod quality;
 mod row;
 mod show;
 mod sop;
@@ -28,9 +30,11 @@ mod walk;
 mod window;
 mod words;
 
+pub use blocks::documents_of_block;
 use fill::Fill;
 use halves::Halves;
-pub use order::Order;
+pub use order::EpochOrder;
+pub use quality::shuffle_quality;
 pub use show::{Paint, show};
 pub use tally::Tally;
 use walk::Walk;
@@ -283,6 +287,9 @@ pub enum Shuffle {
     /// A permutation keyed by seed and epoch, in constant memory.
     #[default]
     Keyed,
+    /// Blocks of some 1 MiB of text permuted, and the documents of 32 blocks at a time; negatives come from the
+    /// same block. For corpora larger than memory: the disk is read in stretches, ahead of time.
+    Blocks,
     /// The order of the corpus, the same every epoch: what the reference does.
     None,
 }
@@ -389,10 +396,10 @@ impl SampleConfig {
     pub fn window_for(&self, corpus: &dyn Corpus) -> u64 {
         match (self.shuffle, self.window, corpus.shape()) {
             (Shuffle::None, ..) | (_, 0, Shape::Pairs) => 1,
-            (Shuffle::Keyed, 0, Shape::Documents) => {
+            (_, 0, Shape::Documents) => {
                 (Self::WINDOW_BYTES / mean_bytes(corpus)).clamp(1, Self::WIDEST_WINDOW)
             }
-            (Shuffle::Keyed, asked, _) => asked,
+            (_, asked, _) => asked,
         }
     }
 

@@ -4,12 +4,15 @@
 //! holds the corpus, and walks on along its cycle while it lands outside (Black and Rogaway 2002), so
 //! that any position of any epoch costs the same and nothing is ever stored.
 //!
+//! A corpus larger than memory has its blocks of documents permuted instead ([`super::blocks`]).
+//!
 //! Where several sources are mixed, an epoch has as many slots for each as it is asked for, and the
 //! permutation shuffles the slots of all.
 
 use std::ops::Range;
 
 use super::Shuffle;
+use super::blocks::{BlockOrder, Blocks};
 use crate::corpus::Source;
 use crate::rng::{Domain, SampleRng, mix64};
 
@@ -29,16 +32,13 @@ pub struct Order {
 }
 
 impl Order {
-    /// The order of `epoch` over `len` documents.
-    pub fn new(shuffle: Shuffle, seed: u64, epoch: u64, len: u64) -> Self {
-        match shuffle {
-            Shuffle::None => Self { len, keys: None, bits: 0 },
-            Shuffle::Keyed => Self::keyed(SampleRng::new(Domain::Order, seed, &[epoch]), len),
-        }
+    /// The order of the corpus.
+    pub fn unshuffled(len: u64) -> Self {
+        Self { len, keys: None, bits: 0 }
     }
 
     /// The order over `len` documents whose round keys `rng` draws.
-    fn keyed(mut rng: SampleRng, len: u64) -> Self {
+    pub fn keyed(mut rng: SampleRng, len: u64) -> Self {
         let keys = Some(std::array::from_fn(|_| rng.next_u64()));
         Self { len, keys, bits: u64::BITS - len.saturating_sub(1).leading_zeros() }
     }
@@ -54,6 +54,23 @@ impl Order {
         }
         place
     }
+
+    /// The position of `document < len`.
+    pub fn position(&self, document: u64) -> u64 {
+        let Some(keys) = &self.keys else { return document };
+        let mut place = unfeistel(document, self.bits, keys);
+        while place >= self.len {
+            place = unfeistel(place, self.bits, keys);
+        }
+        place
+    }
+}
+
+/// The order of the slots of an epoch.
+#[derive(Clone, Debug)]
+enum Slots {
+    Each(Order),
+    InBlocks(BlockOrder),
 }
 
 /// What stands at a position of an epoch.
@@ -62,7 +79,7 @@ pub struct Place {
     pub document: u64,
     /// How often the whole source had its turn before: (pass, document) never comes twice.
     pub pass: u64,
-    /// All documents of the same source.
+    /// Documents of the same source, from which a negative is drawn: all, or those of its block.
     pub source: Range<u64>,
 }
 
@@ -71,17 +88,43 @@ pub struct Place {
 pub struct EpochOrder<'c> {
     sources: &'c [Source],
     /// Position to slot. The slots of the sources lie one behind the other.
-    slots: Order,
+    slots: Slots,
+    /// Documents of a block, where blocks are permuted.
+    block: u64,
     shuffle: Shuffle,
     seed: u64,
     epoch: u64,
 }
 
 impl<'c> EpochOrder<'c> {
-    /// The order of `epoch`. An epoch has as many positions as all sources together are asked for.
-    pub fn new(sources: &'c [Source], shuffle: Shuffle, seed: u64, epoch: u64) -> Self {
-        let slots = Order::new(shuffle, seed, epoch, positions(sources));
-        Self { sources, slots, shuffle, seed, epoch }
+    /// The order of `epoch`, in blocks of `block` documents where it is to be in blocks. An epoch has as many
+    /// positions as all sources together are asked for.
+    pub fn new(sources: &'c [Source], (shuffle, block): (Shuffle, u64), seed: u64, epoch: u64) -> Self {
+        let len = positions(sources);
+        let slots = match shuffle {
+            Shuffle::None => Slots::Each(Order::unshuffled(len)),
+            Shuffle::Keyed => Slots::Each(Order::keyed(SampleRng::new(Domain::Order, seed, &[epoch]), len)),
+            Shuffle::Blocks => Slots::InBlocks(BlockOrder::shuffled(Blocks::new(len, block), seed, epoch)),
+        };
+        Self { sources, slots, block, shuffle, seed, epoch }
+    }
+
+    /// The window of blocks in which `position` is, where the order is in blocks.
+    pub fn window(&self, position: u64) -> Option<u64> {
+        match &self.slots {
+            Slots::Each(_) => None,
+            Slots::InBlocks(order) => Some(order.window(position)),
+        }
+    }
+
+    /// Stretches of documents that a window reads; those of a mixture as far as they follow each other.
+    pub fn stretches(&self, window: u64) -> Vec<Range<u64>> {
+        let Slots::InBlocks(order) = &self.slots else { return Vec::new() };
+        let documents = |slots: Range<u64>| {
+            let (first, last) = (self.at(slots.start).document, self.at(slots.end - 1).document);
+            (last.checked_sub(first) == Some(slots.end - 1 - slots.start)).then_some(first..last + 1)
+        };
+        order.window_blocks(window).filter_map(documents).collect()
     }
 
     /// What stands at `position`, which must be below the number of positions.
@@ -91,8 +134,15 @@ impl<'c> EpochOrder<'c> {
     /// Each time the whole source has had its turn it is permuted anew, unless every epoch has it a whole
     /// number of times: then the permutation of the slots does that alone.
     pub fn place(&self, position: u64) -> Place {
-        let mut rank = self.slots.document(position);
-        let mut number = 0;
+        self.at(match &self.slots {
+            Slots::Each(order) => order.document(position),
+            Slots::InBlocks(order) => order.document(position),
+        })
+    }
+
+    /// What a slot stands for.
+    fn at(&self, slot: u64) -> Place {
+        let (mut rank, mut number) = (slot, 0);
         while rank >= self.sources[number].per_epoch {
             rank -= self.sources[number].per_epoch;
             number += 1;
@@ -103,14 +153,21 @@ impl<'c> EpochOrder<'c> {
         let turn = u128::from(self.epoch) * u128::from(*per_epoch) + u128::from(rank);
         let (pass, at) = ((turn / u128::from(len)) as u64, (turn % u128::from(len)) as u64);
         let whole = per_epoch.is_multiple_of(len);
+        let rng = || SampleRng::new(Domain::Source, self.seed, &[number as u64, pass]);
+        let blocks = Blocks::new(len, self.block);
         let at = match self.shuffle {
-            Shuffle::Keyed if !whole => {
-                let rng = SampleRng::new(Domain::Source, self.seed, &[number as u64, pass]);
-                Order::keyed(rng, len).document(at)
-            }
+            Shuffle::Keyed if !whole => Order::keyed(rng(), len).document(at),
+            Shuffle::Blocks if !whole => BlockOrder::permuted(blocks, rng()).document(at),
             _ => at,
         };
-        Place { document: documents.start + at, pass, source: documents.clone() }
+        let source = match self.shuffle {
+            Shuffle::Blocks => {
+                let near = blocks.around(at);
+                documents.start + near.start..documents.start + near.end
+            }
+            _ => documents.clone(),
+        };
+        Place { document: documents.start + at, pass, source }
     }
 }
 
@@ -130,6 +187,17 @@ fn feistel(x: u64, bits: u32, keys: &[u64; ROUNDS]) -> u64 {
     left << right_bits | right
 }
 
+/// What [`feistel`] undoes.
+fn unfeistel(x: u64, bits: u32, keys: &[u64; ROUNDS]) -> u64 {
+    let (mut left_bits, mut right_bits) = (bits - bits / 2, bits / 2);
+    let (mut left, mut right) = (x.checked_shr(right_bits).unwrap_or(0), x & ones(right_bits));
+    for key in keys.iter().rev() {
+        (left_bits, right_bits) = (right_bits, left_bits);
+        (left, right) = (right ^ (mix64(left ^ key) & ones(left_bits)), left);
+    }
+    left << right_bits | right
+}
+
 /// The lowest `bits <= 64` bits.
 fn ones(bits: u32) -> u64 {
     u64::MAX.checked_shr(u64::BITS - bits).unwrap_or(0)
@@ -144,7 +212,7 @@ mod tests {
     use super::*;
 
     fn order(seed: u64, epoch: u64, len: u64) -> Vec<u64> {
-        let order = Order::new(Shuffle::Keyed, seed, epoch, len);
+        let order = Order::keyed(SampleRng::new(Domain::Order, seed, &[epoch]), len);
         (0..len).map(|position| order.document(position)).collect()
     }
 
@@ -160,8 +228,9 @@ mod tests {
     #[test]
     fn the_largest_corpora_fit() {
         for len in [1 << 40, (1 << 63) + 1, u64::MAX] {
-            let order = Order::new(Shuffle::Keyed, 1, 0, len);
+            let order = Order::keyed(SampleRng::new(Domain::Order, 1, &[0]), len);
             let drawn: Vec<u64> = (0..100).map(|position| order.document(position)).collect();
+            assert!(drawn.iter().zip(0..).all(|(&document, position)| order.position(document) == position));
             assert!(drawn.iter().all(|&document| document < len));
             let distinct: std::collections::HashSet<_> = drawn.iter().collect();
             assert_eq!(distinct.len(), 100, "{len}");
@@ -181,8 +250,11 @@ mod tests {
 
     #[test]
     fn no_shuffle_is_the_order_of_the_corpus() {
-        let order = Order::new(Shuffle::None, 42, 7, 10);
-        assert!((0..10).all(|position| order.document(position) == position));
+        let order = Order::unshuffled(10);
+        assert!(
+            (0..10)
+                .all(|position| order.document(position) == position && order.position(position) == position)
+        );
     }
 
     #[test]
@@ -209,7 +281,7 @@ mod tests {
     }
 
     fn places(sources: &[Source], shuffle: Shuffle, epoch: u64) -> Vec<Place> {
-        let order = EpochOrder::new(sources, shuffle, 42, epoch);
+        let order = EpochOrder::new(sources, (shuffle, 3), 42, epoch);
         (0..positions(sources)).map(|position| order.place(position)).collect()
     }
 
@@ -217,11 +289,10 @@ mod tests {
         #[test]
         fn every_source_gives_what_it_is_asked_for_and_its_documents_equally_often(
             parts in prop::collection::vec((1u64..20, 0u64..50), 1..5),
-            keyed: bool,
+            shuffle in prop::sample::select(vec![Shuffle::Keyed, Shuffle::Blocks, Shuffle::None]),
             epochs in 1u64..6,
         ) {
             let sources = sources(&parts);
-            let shuffle = if keyed { Shuffle::Keyed } else { Shuffle::None };
             let mut counts = vec![0u64; parts.iter().map(|part| part.0 as usize).sum()];
             let mut seen = HashSet::new();
             for epoch in 0..epochs {
@@ -229,7 +300,11 @@ mod tests {
                 for place in places(&sources, shuffle, epoch) {
                     counts[place.document as usize] += 1;
                     prop_assert!(place.source.contains(&place.document));
-                    let number = sources.iter().position(|s| s.documents == place.source);
+                    let near = place.source.end - place.source.start;
+                    let number = sources.iter().position(|s| s.documents.contains(&place.document));
+                    let all = number.map(|number| parts[number].0);
+                    let expected = if shuffle == Shuffle::Blocks { 3 } else { u64::MAX };
+                    prop_assert!(all.is_some_and(|all| near >= all.min(expected) && near <= all));
                     given[number.expect("a source")] += 1;
                     prop_assert!(seen.insert((place.pass, place.document)), "{place:?} comes twice");
                 }

@@ -2,6 +2,7 @@
 //!
 //! Takes positions of an epoch, finds their documents and opens them, and hands each to a [`Cut`].
 
+use super::blocks::documents_of_block;
 use super::order::{EpochOrder, Place};
 use super::texts::{Reader, Slot};
 use super::{Cursor, SampleBuilder, SampleConfig, Samples, Unit, nsp};
@@ -34,7 +35,12 @@ pub trait Cut: Send {
 pub struct Walk<'p, C> {
     reader: Reader<'p>,
     config: &'p SampleConfig,
+    corpus: &'p dyn Corpus,
     sources: Vec<Source>,
+    /// Documents of a block, where the order is in blocks.
+    block: u64,
+    /// Epoch and window of the blocks that were asked for last.
+    announced: Option<(u64, u64)>,
     cut: C,
 }
 
@@ -58,14 +64,19 @@ impl<'p, C: Cut> Walk<'p, C> {
             nsp::check(corpus, &sources, config.next_rate)?;
         }
         let reader = Reader::new(corpus, tokenizer, config.mask_unit.needs_words(), config.skip_bad_lines);
-        Ok(Self { reader, config, sources, cut })
+        let block = documents_of_block(corpus);
+        Ok(Self { reader, config, corpus, sources, block, announced: None, cut })
     }
 }
 
 impl<C: Cut> SampleBuilder for Walk<'_, C> {
     fn build(&mut self, unit: &Unit, out: &mut Samples) -> Result<()> {
         let SampleConfig { shuffle, seed, .. } = *self.config;
-        let order = EpochOrder::new(&self.sources, shuffle, seed, unit.epoch);
+        let order = EpochOrder::new(&self.sources, (shuffle, self.block), seed, unit.epoch);
+        let now = order.window(unit.positions.start).map(|window| (unit.epoch, window));
+        if let Some(now) = now.filter(|_| now != self.announced) {
+            announce(self.corpus, &order, now, self.announced.replace(now));
+        }
         for position in unit.positions.clone() {
             let place = order.place(position);
             let needed = self.cut.sentences_needed();
@@ -78,5 +89,20 @@ impl<C: Cut> SampleBuilder for Walk<'_, C> {
             }
         }
         Ok(())
+    }
+}
+
+/// Announces to the corpus the documents of a window, given with its epoch, and of the next one, but for those
+/// announced with the window `before`.
+fn announce(
+    corpus: &dyn Corpus,
+    order: &EpochOrder<'_>,
+    (epoch, window): (u64, u64),
+    before: Option<(u64, u64)>,
+) {
+    let known = before.is_some_and(|(other, last)| other == epoch && last + 1 == window);
+    let first = if known { window + 1 } else { window };
+    for window in first..=window + 1 {
+        order.stretches(window).into_iter().for_each(|stretch| corpus.announce(stretch));
     }
 }

@@ -48,7 +48,7 @@ fn readers_and_workers_never_change_a_batch() {
     for sample in [SampleConfig { seq_len: 24, ..SampleConfig::default() }, SampleConfig::reference()] {
         let expected = digests(&path, "utf-8", Io::Memory, 0, &vocab, &sample);
         assert_eq!(expected.len(), EPOCHS as usize);
-        for io in [Io::Mmap, Io::Memory] {
+        for io in [Io::Mmap, Io::Pread, Io::Memory] {
             for workers in [0, 1, 2, 8] {
                 let found = digests(&path, "utf-8", io, workers, &vocab, &sample);
                 assert_eq!(found, expected, "{io:?}, {workers} workers");
@@ -73,7 +73,7 @@ fn encodings_and_line_ends_never_change_a_batch() {
         for (number, (label, bytes)) in encodings.iter().enumerate() {
             let path = directory.path().join(format!("{language}.{number}"));
             fs::write(&path, bytes).unwrap();
-            for (io, workers) in [(Io::Mmap, 0), (Io::Memory, 2)] {
+            for (io, workers) in [(Io::Mmap, 0), (Io::Pread, 1), (Io::Memory, 2)] {
                 let found = digests(&path, label, io, workers, &vocab, &sample);
                 assert_eq!(found, expected, "{language} in {label} (file {number}), {io:?}");
             }

@@ -32,8 +32,8 @@ fn ids_beside_a_corpus_are_found_and_change_nothing() {
     let summary = place.good("tokenize --corpus train.tsv --vocab vocab.json").stdout;
     assert!(summary.contains("300 (0 malformed)"), "{summary}");
     place.good("tokenize --corpus held-out.tsv --vocab vocab.json");
-    for workers in [0, 2] {
-        assert!(place.good(&format!("{batches} --workers {workers}")).stdout == expected);
+    for (workers, io) in [(0, "mmap"), (2, "mmap"), (2, "pread"), (1, "memory")] {
+        assert!(place.good(&format!("{batches} --workers {workers} --io {io}")).stdout == expected, "{io}");
     }
     place.good(&format!("{train} --corpus train.tsv --output from-ids --steps 10"));
     place.good("train --resume from-ids --steps 20");

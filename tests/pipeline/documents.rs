@@ -78,12 +78,13 @@ pub fn variants() -> Vec<(SampleConfig, PadTo)> {
     let packed = TASKS.map(|pair| (SampleConfig { pair, ..base.clone() }, PadTo::Packed));
     let units = UNITS.map(|mask_unit| (SampleConfig { mask_unit, ..base.clone() }, PadTo::Fixed));
     let windows = [0, 1].map(|window| (SampleConfig { window, ..base.clone() }, PadTo::Longest));
-    let plain = (SampleConfig { shuffle: Shuffle::None, ..base }, PadTo::Packed);
-    [&tasks[..], &packed, &units, &windows, &[plain]].concat()
+    let plain = (SampleConfig { shuffle: Shuffle::None, ..base.clone() }, PadTo::Packed);
+    let blocks = (SampleConfig { shuffle: Shuffle::Blocks, ..base }, PadTo::Longest);
+    [&tasks[..], &packed, &units, &windows, &[plain, blocks]].concat()
 }
 
 /// Two epochs of each of the variants. A change of any of these breaks every run made so far.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 14] = [
     "8c26790bd0b9408d1babf88ec57ffa40",
     "3248b131623436ed7f7fc04b7e789f66",
     "6b47a09b72ebad7dee19d95cd9aecc6a",
@@ -97,6 +98,7 @@ const PINNED: [&str; 13] = [
     "82b82b6a50d39f8acc291b87d03c0514",
     "3ed9f7d8af30f7801cb096bc2493c963",
     "655ef1019e24f06402f743f68173eabb",
+    "507b2bbd213339a453fdc5696e437c08",
 ];
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bertstream::ErrorKind;
 use bertstream::collate::{HostBatch, PadTo};
 use bertstream::corpus::tokens::{Header, TokenFile, Tokenized, Writer};
-use bertstream::corpus::{Corpus, DocumentIds, Shape, Source};
+use bertstream::corpus::{Corpus, DocumentIds, Io, Shape, Source};
 use bertstream::pipeline::{Plan, encode_blocks};
 use bertstream::sample::{Cursor, PairTask, SampleConfig};
 
@@ -40,7 +40,7 @@ fn tokenized(
 ) -> Tokenized {
     let path = directory.join("ids.bstok");
     write(corpus, tokenizer, &path, 2, u64::MAX).unwrap();
-    let tokens = TokenFile::open(&path, &later, tokenizer).unwrap();
+    let tokens = TokenFile::open(&path, Io::Mmap, &later, tokenizer).unwrap();
     Tokenized::new(Box::new(later), tokens)
 }
 
@@ -198,16 +198,20 @@ fn what_lies_in_the_way_is_not_overwritten() {
     Writer::open(&other, &header).unwrap();
 }
 
-/// Whether every document of the file can be had.
-fn read_all(path: &Path, corpus: &dyn Corpus, tokenizer: &Words) -> bertstream::Result<u64> {
-    let file = TokenFile::open(path, corpus, tokenizer)?;
+/// Whether a document is none, its lines and its ids.
+type Kept = (bool, Vec<u64>, Vec<u32>);
+
+/// Every document of the file.
+fn read_all(path: &Path, io: Io, corpus: &dyn Corpus, tokenizer: &Words) -> bertstream::Result<Vec<Kept>> {
+    let file = TokenFile::open(path, io, corpus, tokenizer)?;
     let mut ids = DocumentIds::default();
-    let mut tokens = 0;
-    for id in 0..corpus.len() {
-        file.document(id, &mut ids)?;
-        tokens += ids.tokens() as u64;
-    }
-    Ok(tokens)
+    (0..corpus.len())
+        .map(|id| {
+            let sound = file.document(id, &mut ids)?;
+            let lines = (0..ids.len()).map(|at| ids.line(at)).collect();
+            Ok((sound, lines, ids.ids(0..ids.tokens()).collect()))
+        })
+        .collect()
 }
 
 #[test]
@@ -217,12 +221,18 @@ fn damage_is_found_wherever_it_is_and_never_a_panic() {
     let (corpus, tokenizer) = (made_up(40, 3), Words::in_pieces());
     write(&corpus, &tokenizer, &path, 0, u64::MAX).unwrap();
     let whole = fs::read(&path).unwrap();
-    assert!(read_all(&path, &corpus, &tokenizer).unwrap() > 40);
+    let expected = read_all(&path, Io::Mmap, &corpus, &tokenizer).unwrap();
+    assert!(expected.iter().map(|(_, _, ids)| ids.len()).sum::<usize>() > 40);
+    for io in [Io::Pread, Io::Memory] {
+        assert_eq!(read_all(&path, io, &corpus, &tokenizer).unwrap(), expected);
+    }
     let check = |bytes: &[u8], what: String| {
         fs::write(&path, bytes).unwrap();
-        let error = read_all(&path, &corpus, &tokenizer).expect_err(&what);
-        assert!(matches!(error.kind(), ErrorKind::Data | ErrorKind::Mismatch), "{what}: {error}");
-        assert!(error.to_string().contains("bertstream tokenize"), "{error}");
+        for io in [Io::Mmap, Io::Pread, Io::Memory] {
+            let error = read_all(&path, io, &corpus, &tokenizer).expect_err(&what);
+            assert!(matches!(error.kind(), ErrorKind::Data | ErrorKind::Mismatch), "{io:?} {what}: {error}");
+            assert!(error.to_string().contains("bertstream tokenize"), "{error}");
+        }
     };
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
@@ -262,12 +272,13 @@ fn ids_of_another_corpus_or_tokenizer_are_refused_by_name() {
     let tokenizer = Words::new(3);
     write(&Renamed(made_up(40, 3), 1), &tokenizer, &path, 0, u64::MAX).unwrap();
     let check = |corpus: &dyn Corpus, tokenizer: &Words, expected: &str| {
-        let error = TokenFile::open(&path, corpus, tokenizer).map(|_| ()).unwrap_err();
+        let error = TokenFile::open(&path, Io::Mmap, corpus, tokenizer).map(|_| ()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
     };
     check(&Renamed(made_up(40, 3), 2), &tokenizer, "another corpus (fingerprint 0000000000000001, here");
     check(&Renamed(made_up(40, 3), 1), &Words::new(4), "another tokenizer");
-    let none = TokenFile::open(&directory.path().join("no"), &made_up(1, 1), &tokenizer).map(|_| ());
+    let none =
+        TokenFile::open(&directory.path().join("no"), Io::Mmap, &made_up(1, 1), &tokenizer).map(|_| ());
     assert_eq!(none.unwrap_err().kind(), ErrorKind::MissingInput);
 }

@@ -5,9 +5,9 @@
 //! fingerprints. Knows nothing of samples, nor of where text came from.
 //!
 //! Documents lie in blocks of a fixed number of them, so that one is found in constant time: a table at the end
-//! says where each block begins, and a table in the block where each of its documents does. The file is mapped; a
-//! block's checksum is verified when the block is first touched, so that opening reads only the ends of the file,
-//! and every byte is verified before it is used. `docs/FORMATS.md` has it byte for byte.
+//! says where each block begins, and a table in the block where each of its documents does. A block's checksum is
+//! verified when the block is first touched, so that opening reads only the ends of the file, and every byte is
+//! verified before it is used. `docs/FORMATS.md` has it byte for byte.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -15,9 +15,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::{Bytes, Corpus, Document, Mapped, Shape, Source, Sources};
+use super::{Bytes, Corpus, Document, Io, Shape, Source, Sources, reach};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result};
 
@@ -37,6 +37,9 @@ const TRAILER: usize = 8;
 /// nothing for so much, and a random document is there within some microseconds the first time.
 const BLOCK_TEXT: u64 = 64 << 10;
 const MOST_DOCUMENTS: u64 = 1024;
+
+/// Read at a time of what is read in order.
+const PIECE: u64 = 1 << 18;
 
 /// What a file holds, and whose ids: the first bytes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,13 +104,17 @@ impl Header {
 }
 
 /// The file with the ids of `sources` where nobody names another: beside the first of them.
-pub fn beside(sources: &Sources, tokenizer: &dyn Tokenizer) -> PathBuf {
-    let mut name = sources[0].path.clone().into_os_string();
-    if sources.len() > 1 {
-        name.push(format!("+{}", sources.len() - 1));
+///
+/// # Errors
+/// Those of [`super::files()`].
+pub fn beside(sources: &Sources, tokenizer: &dyn Tokenizer) -> Result<PathBuf> {
+    let files = sources.file_by_file()?;
+    let mut name = files[0].path.clone().into_os_string();
+    if files.len() > 1 {
+        name.push(format!("+{}", files.len() - 1));
     }
     name.push(format!(".{:016x}.bstok", tokenizer.fingerprint()));
-    name.into()
+    Ok(name.into())
 }
 
 /// The corpus of these sources with its ids, where they have been encoded before: in the file that is `named`, or
@@ -121,8 +128,8 @@ pub fn attach(
     named: Option<&Path>,
     tokenizer: &dyn Tokenizer,
 ) -> Result<Box<dyn Corpus>> {
-    let path = named.map_or_else(|| beside(sources, tokenizer), Path::to_owned);
-    match TokenFile::open(&path, &*corpus, tokenizer) {
+    let path = named.map_or_else(|| beside(sources, tokenizer), |path| Ok(path.to_owned()))?;
+    match TokenFile::open(&path, sources[0].io, &*corpus, tokenizer) {
         Ok(tokens) => Ok(Box::new(Tokenized::new(corpus, tokens))),
         Err(error) if named.is_some() => Err(error),
         Err(error) => {
@@ -137,7 +144,7 @@ pub fn attach(
 /// A file of ids, opened.
 pub struct TokenFile {
     path: PathBuf,
-    bytes: Mapped,
+    bytes: Box<dyn Bytes>,
     header: Header,
     /// Where the table of blocks begins.
     table: u64,
@@ -148,14 +155,14 @@ pub struct TokenFile {
 }
 
 impl TokenFile {
-    /// Opens the file at `path` for the corpus and the tokenizer that it must have been made of.
+    /// Opens the file at `path`, read the way `io` says, for the corpus and the tokenizer that it must have been made of.
     ///
     /// # Errors
     /// [`crate::ErrorKind::MissingInput`] where it is not there, [`crate::ErrorKind::Mismatch`] where it was made
     /// of another corpus or by another tokenizer, [`crate::ErrorKind::Data`] where it is damaged or no such file.
-    pub fn open(path: &Path, corpus: &dyn Corpus, tokenizer: &dyn Tokenizer) -> Result<Self> {
+    pub fn open(path: &Path, io: Io, corpus: &dyn Corpus, tokenizer: &dyn Tokenizer) -> Result<Self> {
         let file = File::open(path).map_err(|error| Error::reading(path, error))?;
-        let bytes = Mapped::new(path, &file)?;
+        let bytes = reach(path, &file, io)?;
         let damaged = |what: &str| damaged(path, what);
         let length = bytes.len();
         if length < (HEADER + TRAILER) as u64 {
@@ -168,7 +175,7 @@ impl TokenFile {
             return Err(damaged("it ends before its table of blocks"));
         };
         let end = length - TRAILER as u64;
-        if read_u64(&bytes.slice(end..length)?, 0) != Some(xxh3_64(&bytes.slice(table..end)?)) {
+        if read_u64(&bytes.slice(end..length)?, 0) != Some(hash(&*bytes, table..end)?) {
             return Err(damaged("its table of blocks is not what was written"));
         }
         let words = usize::try_from(header.blocks().div_ceil(64))
@@ -192,70 +199,75 @@ impl TokenFile {
     /// when it was to be encoded.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Data`] where its block is damaged.
+    /// [`crate::ErrorKind::Data`] where its block is damaged, [`crate::ErrorKind::Io`] where it cannot be read.
     pub fn document<'f>(&'f self, id: u64, out: &mut DocumentIds<'f>) -> Result<bool> {
         if id >= self.header.documents {
             return Err(Error::internal(format!("document {id} of a corpus of {}", self.header.documents)));
         }
         let block = id / self.header.per_block;
-        let body = self.body(block)?;
+        let start = self.number(block, self.table + 8 * block)?;
         let (word, bit) = ((block / 64) as usize, 1 << (block % 64));
         if self.verified[word].load(Ordering::Relaxed) & bit == 0 {
-            self.verify(block, body)?;
+            self.verify(block, start)?;
             self.verified[word].fetch_or(bit, Ordering::Relaxed);
         }
-        let documents = self.header.documents_of(block);
-        self.parse(body, &documents, id, out).ok_or_else(|| self.damaged_block(block))
+        // Of the block no more is read than the document and its place.
+        let body = self.place(block, start, BLOCK_HEAD as u64)?.end;
+        let at = id - self.header.documents_of(block).start;
+        let places = self.bytes.slice(self.place(block, body, 4 * at + 8)?.end - 8..body + 4 * at + 8)?;
+        let (Some(from), Some(to)) = (read_u32(&places, 0), read_u32(&places, 4)) else {
+            return Err(self.damaged_block(block));
+        };
+        let from = body + u64::from(from);
+        let length = (body + u64::from(to)).checked_sub(from).ok_or_else(|| self.damaged_block(block))?;
+        out.bytes = self.bytes.slice(self.place(block, from, length)?)?;
+        self.parse(out).ok_or_else(|| self.damaged_block(block))
     }
 
-    /// The bytes of a block behind what stands before it.
-    fn body(&self, block: u64) -> Result<&[u8]> {
-        let damaged = || self.damaged_block(block);
-        let start = read_u64(self.mapped(self.table + 8 * block, 8)?, 0).ok_or_else(damaged)?;
-        let head = self.mapped(start, BLOCK_HEAD as u64)?;
-        let length = read_u64(head, 0).ok_or_else(damaged)?;
-        if start.saturating_add(length) > self.table {
-            return Err(damaged());
-        }
-        self.mapped(start + BLOCK_HEAD as u64, length)
+    /// Tells that these documents are wanted soon.
+    fn announce(&self, documents: Range<u64>) {
+        let blocks = documents.start / self.header.per_block..documents.end.div_ceil(self.header.per_block);
+        let begin = |block| match block < self.header.blocks() {
+            true => self.number(block, self.table + 8 * block).unwrap_or_default().min(self.table),
+            false => self.table,
+        };
+        super::announce(&*self.bytes, begin(blocks.start)..begin(blocks.end));
     }
 
-    fn mapped(&self, start: u64, length: u64) -> Result<&[u8]> {
-        let end = start.checked_add(length).filter(|&end| end <= self.bytes.len());
-        let end = end.ok_or_else(|| damaged(&self.path, "its table of blocks points behind its end"))?;
-        match self.bytes.slice(start..end)? {
-            Cow::Borrowed(bytes) => Ok(bytes),
-            Cow::Owned(_) => Err(Error::internal("a map gave bytes of its own")),
-        }
+    /// The `length` bytes from `start` on, which must lie before the table of blocks.
+    fn place(&self, block: u64, start: u64, length: u64) -> Result<Range<u64>> {
+        let end = start.checked_add(length).filter(|&end| end <= self.table);
+        Ok(start..end.ok_or_else(|| self.damaged_block(block))?)
+    }
+
+    /// The eight bytes at `start` as a number.
+    fn number(&self, block: u64, start: u64) -> Result<u64> {
+        read_u64(&self.bytes.slice(start..start + 8)?, 0).ok_or_else(|| self.damaged_block(block))
     }
 
     /// Refuses a block that is not what was written, or of which a document makes no sense.
-    fn verify(&self, block: u64, body: &[u8]) -> Result<()> {
-        let start = read_u64(self.mapped(self.table + 8 * block, 8)?, 0);
-        let hash = start.and_then(|start| read_u64(self.mapped(start + 8, 8).ok()?, 0));
+    fn verify(&self, block: u64, start: u64) -> Result<()> {
+        let head = self.bytes.slice(self.place(block, start, BLOCK_HEAD as u64)?)?;
+        let (length, hash) = (read_u64(&head, 0).unwrap_or_default(), read_u64(&head, 8));
+        let body = self.bytes.slice(self.place(block, start + BLOCK_HEAD as u64, length)?)?;
         let documents = self.header.documents_of(block);
         let mut ids = DocumentIds::default();
-        let whole = hash == Some(xxh3_64(body))
-            && documents.clone().all(|id| {
-                self.parse(body, &documents, id, &mut ids).is_some()
-                    && ids.ids(0..ids.tokens()).all(|id| id < self.ids)
-            });
+        let mut is_sound = |at: usize| {
+            let (from, to) = (read_u32(&body, 4 * at)?, read_u32(&body, 4 * at + 4)?);
+            ids.bytes = Cow::Borrowed(body.get(from as usize..to as usize)?);
+            self.parse(&mut ids)?;
+            ids.ids(0..ids.tokens()).all(|id| id < self.ids).then_some(())
+        };
+        let whole = hash == Some(xxh3_64(&body))
+            && (0..documents.end - documents.start).all(|at| is_sound(at as usize).is_some());
         if whole { Ok(()) } else { Err(self.damaged_block(block)) }
     }
 
-    /// [`TokenFile::document`] in the body of its block; `None` where it makes no sense.
-    fn parse<'f>(
-        &self,
-        body: &'f [u8],
-        documents: &Range<u64>,
-        id: u64,
-        out: &mut DocumentIds<'f>,
-    ) -> Option<bool> {
-        let at = usize::try_from(id - documents.start).ok()?;
-        let (start, end) = (read_u32(body, 4 * at)?, read_u32(body, 4 * at + 4)?);
-        let mut rest = body.get(start as usize..end as usize)?;
+    /// Finds its way in the bytes of a document: [`TokenFile::document`], or `None` where they make no sense.
+    fn parse(&self, out: &mut DocumentIds<'_>) -> Option<bool> {
+        let mut rest = &out.bytes[..];
         out.sentences.clear();
-        (out.ids, out.begins, out.wide) = (&[], &[], self.header.width == 4);
+        (out.ids, out.begins, out.wide) = (0..0, 0..0, self.header.width == 4);
         let Some(sentences) = read_varint(&mut rest)?.checked_sub(1) else {
             return rest.is_empty().then_some(false);
         };
@@ -269,9 +281,11 @@ impl TokenFile {
             tokens = tokens.checked_add(usize::try_from(read_varint(&mut rest)?).ok()?)?;
             out.sentences.push(Stored { line, end: tokens });
         }
-        (out.ids, out.begins) = rest.split_at_checked(tokens.checked_mul(self.header.width.into())?)?;
+        let from = out.bytes.len() - rest.len();
+        let to = from.checked_add(tokens.checked_mul(self.header.width.into())?)?;
+        (out.ids, out.begins) = (from..to, to..out.bytes.len());
         let bits = if self.header.words { tokens.div_ceil(8) } else { 0 };
-        (out.begins.len() == bits).then_some(true)
+        (out.bytes.len().checked_sub(to) == Some(bits)).then_some(true)
     }
 
     fn damaged_block(&self, block: u64) -> Error {
@@ -289,11 +303,14 @@ struct Stored {
 /// What is kept of one document.
 #[derive(Clone, Debug, Default)]
 pub struct DocumentIds<'f> {
+    /// As they lie in the file.
+    bytes: Cow<'f, [u8]>,
     sentences: Vec<Stored>,
-    ids: &'f [u8],
+    /// Where its ids are in its bytes.
+    ids: Range<usize>,
     wide: bool,
-    /// A bit for each token.
-    begins: &'f [u8],
+    /// Where there is a bit for each token.
+    begins: Range<usize>,
 }
 
 impl DocumentIds<'_> {
@@ -326,9 +343,10 @@ impl DocumentIds<'_> {
     /// The ids at these places.
     pub fn ids(&self, tokens: Range<usize>) -> impl Iterator<Item = u32> {
         // One of the two is empty, so that either is a loop without a choice in it.
+        let ids = &self.bytes[self.ids.clone()];
         let (wide, narrow) = match self.wide {
-            true => (&self.ids[4 * tokens.start..4 * tokens.end], &[][..]),
-            false => (&[][..], &self.ids[2 * tokens.start..2 * tokens.end]),
+            true => (&ids[4 * tokens.start..4 * tokens.end], &[][..]),
+            false => (&[][..], &ids[2 * tokens.start..2 * tokens.end]),
         };
         let wide = wide.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
         let narrow = narrow.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes).into());
@@ -337,7 +355,8 @@ impl DocumentIds<'_> {
 
     /// Whether a word begins at each of these places. Only of a tokenizer that knows words.
     pub fn begins(&self, tokens: Range<usize>) -> impl Iterator<Item = bool> {
-        tokens.map(|at| self.begins[at / 8] >> (at % 8) & 1 == 1)
+        let begins = &self.bytes[self.begins.clone()];
+        tokens.map(|at| begins[at / 8] >> (at % 8) & 1 == 1)
     }
 }
 
@@ -387,6 +406,11 @@ impl Corpus for Tokenized {
         self.corpus.fingerprint()
     }
 
+    /// The ids, since the text is hardly ever wanted beside them.
+    fn announce(&self, documents: Range<u64>) {
+        self.tokens.announce(documents);
+    }
+
     fn tokens(&self) -> Option<&TokenFile> {
         Some(&self.tokens)
     }
@@ -420,6 +444,15 @@ fn compare(path: &Path, found: &[u8], expected: &Header) -> Result<()> {
         }
     }
     if found != wanted { Err(damaged(path, "its header contradicts its corpus")) } else { Ok(()) }
+}
+
+/// Hash of a range of any length, read piece by piece.
+fn hash(bytes: &dyn Bytes, range: Range<u64>) -> Result<u64> {
+    let mut hash = Xxh3Default::new();
+    for start in range.clone().step_by(PIECE as usize) {
+        hash.update(&bytes.slice(start..range.end.min(start + PIECE))?);
+    }
+    Ok(hash.digest())
 }
 
 fn damaged(path: &Path, what: &str) -> Error {
