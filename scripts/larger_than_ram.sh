@@ -4,7 +4,8 @@
 # rates and peaks. Batches must be the same. Ends with status 1 where a goal is missed: 80 % of the rate, 256 MiB.
 #
 #     scripts/larger_than_ram.sh CORPUS [SIZE_MIB] [WORK_DIRECTORY]    # default: 2048, a temporary one
-#     BATCHES=20000 ROUNDS=3 scripts/larger_than_ram.sh CORPUS        # batches a run, rounds (medians are told)
+#     BATCHES=20000 ROUNDS=3 scripts/larger_than_ram.sh CORPUS         # batches a run, rounds (medians are told)
+#     LIMIT=address scripts/larger_than_ram.sh CORPUS                  # an address space, even where groups can be made
 #
 # The limit is a control group (version 1 or 2) where one can be made, which counts the page cache as well; else it is
 # the address space (ulimit -v).
@@ -24,7 +25,7 @@ big=$work/big.${source##*.}
 group=
 for place in /sys/fs/cgroup/memory /sys/fs/cgroup; do
     candidate=$place/bertstream.$$
-    if mkdir "$candidate" 2>/dev/null; then
+    if [ "${LIMIT:-group}" = group ] && mkdir "$candidate" 2>/dev/null; then
         for file in memory.limit_in_bytes memory.max; do
             [ -e "$candidate/$file" ] && echo "$limit" >"$candidate/$file" 2>/dev/null && group=$candidate && break 2
         done

@@ -30,7 +30,7 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     })?;
     let mut files = Vec::new();
     for found in paths {
-        let found = found.map_err(|error| Error::reading(&error.path().to_owned(), error.into()))?;
+        let found = found.map_err(|error| Error::reading(error.path(), error.error().kind().into()))?;
         let ours = OURS.iter().any(|end| found.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()));
         if found.is_file() && !ours {
             files.push(found);

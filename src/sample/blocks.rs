@@ -18,7 +18,8 @@ const BLOCK_TEXT: u64 = 1 << 20;
 /// Fewest documents of a block: negatives are drawn from it.
 const FEWEST_DOCUMENTS: u64 = 16;
 
-/// Blocks that are shuffled among each other, so about 32 MiB of text; with the next window 64 MiB.
+/// Blocks that are shuffled among each other, so about 32 MiB of text; with the next window 64 MiB, whatever the size
+/// of the corpus, as long as documents are shorter than 64 KiB on average.
 const WINDOW: u64 = 32;
 
 /// The number of documents of a block of `corpus`.
