@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proves that this program gives the ids of Python's `tokenizers`: trains a tokenizer of each model on a
 # corpus, encodes every line of it and of a hostile file with both, and compares. A `vocab.txt` is compared
-# with BertWordPieceTokenizer, a word vocabulary with the tokenizer.json that an export makes of it.
+# with BertWordPieceTokenizer. (Word vocabularies are compared by check_in_transformers.sh.)
 #
 #     scripts/check_tokenizers.sh CORPUS [WORK_DIRECTORY]     # default: a temporary one, removed afterwards
 set -euo pipefail
