@@ -92,7 +92,7 @@ def from_text(path):
 
     _, _, _, batch, sequence, vocabulary = ROWS["text"]
     with open(path, encoding="utf-8") as lines:
-        vocab = WordVocab(lines, max_size=vocabulary)
+        vocab = WordVocab(lines, max_size=vocabulary - 5)  # and 5 special tokens
     dataset = BERTDataset(path, vocab, seq_len=sequence)
     while True:
         for columns in DataLoader(dataset, batch_size=batch, num_workers=1):
