@@ -7,8 +7,8 @@ use std::thread::{self, Scope};
 use std::time::Instant;
 
 use crate::collate::{self, CollateConfig, Collator, HostBatch};
-use crate::corpus::Corpus;
 use crate::corpus::tokens::{self, Block};
+use crate::corpus::{self, Corpus};
 use crate::flow::{FlowReport, StageReport, StageStats, ordered_map, prefetch};
 use crate::sample::{self, Cursor, EpochOrder, SampleConfig, Samples, Shuffle, Unit};
 use crate::vocab::Tokenizer;
@@ -59,16 +59,12 @@ impl<'p> Plan<'p> {
         epochs: u64,
         consume: impl FnOnce(&mut dyn Iterator<Item = Result<Samples>>) -> Result<R>,
     ) -> Result<(R, FlowReport)> {
-        let stats = StageStats::default();
-        let started = Instant::now();
-        let result = thread::scope(|scope| {
-            let parts = self.stream(scope, &stats, start, epochs)?;
-            consume(&mut parts.map(|part| Ok(part?.samples)))
-        });
-        let wall = started.elapsed();
-        let stages = vec![stats.report("sample", stats.work(), wall)];
-        let report = told(FlowReport::new(stages, stats.wait(), wall));
-        Ok((result?, report))
+        one_stage("sample", |stats| {
+            thread::scope(|scope| {
+                let parts = self.stream(scope, stats, start, epochs)?;
+                consume(&mut parts.map(|part| Ok(part?.samples)))
+            })
+        })
     }
 
     /// Gives `consume` the batches from `start` to the end of epoch `epochs - 1`, in order. No batch
@@ -173,18 +169,26 @@ pub fn encode_blocks(
     workers: usize,
     mut consume: impl FnMut(Block) -> Result<()>,
 ) -> Result<()> {
+    let encoded = one_stage("tokenize", |stats| {
+        thread::scope(|scope| {
+            let blocks = ordered_map(scope, "tokenize", workers, first..header.blocks(), stats, |_| {
+                let mut encoder = tokenizer.encoder();
+                Ok(move |block| tokens::encode_block(corpus, &mut *encoder, header, block))
+            })?;
+            blocks.into_iter().try_for_each(|block| consume(block?))
+        })
+    });
+    encoded.map(|((), _)| ())
+}
+
+/// Runs a pipeline of one stage, and tells how that spent its time.
+fn one_stage<R>(name: &'static str, run: impl FnOnce(&StageStats) -> Result<R>) -> Result<(R, FlowReport)> {
     let stats = StageStats::default();
     let started = Instant::now();
-    let result = thread::scope(|scope| {
-        let blocks = ordered_map(scope, "tokenize", workers, first..header.blocks(), &stats, |_| {
-            let mut encoder = tokenizer.encoder();
-            Ok(move |block| tokens::encode_block(corpus, &mut *encoder, header, block))
-        })?;
-        blocks.into_iter().try_for_each(|block| consume(block?))
-    });
+    let result = run(&stats);
     let wall = started.elapsed();
-    told(FlowReport::new(vec![stats.report("tokenize", stats.work(), wall)], stats.wait(), wall));
-    result
+    let report = told(FlowReport::new(vec![stats.report(name, stats.work(), wall)], stats.wait(), wall));
+    Ok((result?, report))
 }
 
 /// Documents that were read, and their text.
@@ -212,31 +216,27 @@ pub fn documents<R>(
         return Err(Error::data(format!("corpus {}: there is no document in it", corpus.path().display())));
     }
     let (sources, block) = (corpus.sources(), sample::documents_of_block(corpus));
-    let stats = StageStats::default();
-    let started = Instant::now();
-    let result = thread::scope(|scope| {
-        let units = units(Cursor::default(), u64::MAX, len, Cut::of(corpus, 1));
-        consume(&mut ordered_map(scope, "corpus", workers, units, &stats, |_| {
-            Ok(|unit: Unit| {
-                let order = EpochOrder::new(&sources, (shuffle, block), 0, unit.epoch);
-                let mut read = DocumentsRead::default();
-                for position in unit.positions {
-                    read.documents += 1;
-                    match corpus.document(order.place(position).document) {
-                        Ok(document) => {
-                            read.bytes += document.sentences.iter().map(|s| s.text.len() as u64).sum::<u64>();
-                        }
-                        Err(error) if error.kind() == ErrorKind::Data => {}
-                        Err(error) => return Err(error),
-                    }
+    let read = |unit: Unit| {
+        let order = EpochOrder::new(&sources, (shuffle, block), 0, unit.epoch);
+        let mut read = DocumentsRead::default();
+        for position in unit.positions {
+            read.documents += 1;
+            match corpus.document(order.place(position).document) {
+                Ok(document) => {
+                    read.bytes += document.sentences.iter().map(|s| s.text.len() as u64).sum::<u64>();
                 }
-                Ok(read)
-            })
-        })?)
-    });
-    let wall = started.elapsed();
-    let report = told(FlowReport::new(vec![stats.report("corpus", stats.work(), wall)], stats.wait(), wall));
-    Ok((result?, report))
+                Err(error) if error.kind() == ErrorKind::Data => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    };
+    one_stage("corpus", |stats| {
+        thread::scope(|scope| {
+            let units = units(Cursor::default(), u64::MAX, len, Cut::of(corpus, 1));
+            consume(&mut ordered_map(scope, "corpus", workers, units, stats, |_| Ok(read))?)
+        })
+    })
 }
 
 /// The cursor of an epoch's first sample.
@@ -259,7 +259,7 @@ impl Cut {
     }
 
     fn of(corpus: &dyn Corpus, window: u64) -> Self {
-        let positions = (BYTES_PER_UNIT / sample::mean_bytes(corpus)).clamp(1, POSITIONS_PER_UNIT);
+        let positions = (BYTES_PER_UNIT / corpus::mean_bytes(corpus)).clamp(1, POSITIONS_PER_UNIT);
         Self { window, unit: positions.div_ceil(window).saturating_mul(window) }
     }
 }

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use super::train::cores;
+use crate::corpus::Corpus;
 use crate::flow::{FlowReport, StageReport};
 
 /// Below this most of the time is that of starting: nothing is said of it.
@@ -25,6 +27,13 @@ pub struct Situation<'s> {
     pub cores: usize,
     /// Whether the ids of the corpus are read from a file.
     pub encoded: bool,
+}
+
+impl<'s> Situation<'s> {
+    /// That of what is taken from this corpus on this machine.
+    pub fn here(consumer: &'s str, corpus: &dyn Corpus) -> Self {
+        Self { consumer, cores: cores(), encoded: corpus.tokens().is_some() }
+    }
 }
 
 /// `sample (93 % busy, collate idle 71 %): try --workers 3`; `None` of a pipeline too short to tell.

@@ -89,7 +89,7 @@ pub fn run(args: Args) -> Result<()> {
     let plan = source.plan(args.workers.count());
     let Plan { corpus, tokenizer, .. } = plan;
     let specials = tokenizer.specials();
-    let collate = CollateConfig { pad_id: specials.pad, ..collate };
+    let collate = source.padded(collate);
     let limit = args.limit.unwrap_or(u64::MAX);
 
     let mut printer = Printer::new();

@@ -9,6 +9,7 @@ use super::bottleneck::{Situation, bottleneck};
 use super::flags::{CorpusFlags, Preset, SampleFlags, TokensFlag};
 use super::output::{Printer, Table, grouped, percent, tell};
 use super::train::cores;
+use crate::collate::CollateConfig;
 use crate::corpus::{Corpus, Shape};
 use crate::flow::FlowReport;
 use crate::pipeline::Plan;
@@ -97,6 +98,11 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// The collation with this vocabulary's padding.
+    pub fn padded(&self, collate: CollateConfig) -> CollateConfig {
+        CollateConfig { pad_id: self.tokenizer.specials().pad, ..collate }
+    }
+
     /// The pipeline over it, with so many threads that build samples.
     pub fn plan(&self, workers: usize) -> Plan<'_> {
         Plan { corpus: &*self.corpus, tokenizer: &*self.tokenizer, sample: &self.sample, workers }
@@ -153,8 +159,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Adds the row that names the slow stage of what was printed, where there was enough to tell.
 pub(super) fn add_bottleneck(table: &mut Table, flow: &FlowReport, corpus: &dyn Corpus) {
-    let situation = Situation { consumer: "output", cores: cores(), encoded: corpus.tokens().is_some() };
-    if let Some(line) = bottleneck(flow, situation) {
+    if let Some(line) = bottleneck(flow, Situation::here("output", corpus)) {
         table.row("bottleneck", line);
     }
 }

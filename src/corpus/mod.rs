@@ -148,6 +148,11 @@ pub trait Corpus: Send + Sync {
     }
 }
 
+/// Mean size of a document in bytes, at least 1.
+pub fn mean_bytes(corpus: &dyn Corpus) -> u64 {
+    (corpus.bytes() / corpus.len().max(1)).max(1)
+}
+
 /// Bytes of one file by range. Shared by all workers.
 pub trait Bytes: Send + Sync {
     /// Length in bytes, pinned when the file was opened.
@@ -293,9 +298,7 @@ impl Sources {
         };
         Ok((corpus, found))
     }
-}
 
-impl Sources {
     /// The same sources with each file of a pattern by itself, its part of the weight going by its size.
     ///
     /// # Errors

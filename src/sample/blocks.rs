@@ -7,9 +7,8 @@
 
 use std::ops::Range;
 
-use super::mean_bytes;
 use super::order::Order;
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, mean_bytes};
 use crate::rng::{Domain, SampleRng};
 
 /// Text of a block, about, in bytes: a disk takes far longer to read it than to find it.

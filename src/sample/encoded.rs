@@ -40,10 +40,7 @@ impl Encoded {
             true => encoder.encode_words(&sentence.text, &mut self.ids, &mut self.begins),
             false => encoder.encode(&sentence.text, &mut self.ids),
         }
-        if self.ids.len() > before {
-            self.ends.push(self.ids.len());
-            self.lines.push(sentence.line);
-        }
+        self.end_sentence(before, sentence.line);
     }
 
     /// Appends a sentence that was encoded before. One without any token is left out.
@@ -56,6 +53,11 @@ impl Encoded {
         let before = self.ids.len();
         self.ids.extend(ids);
         self.begins.extend(begins.into_iter().flatten());
+        self.end_sentence(before, line);
+    }
+
+    /// Ends a sentence that began when there were `before` tokens; there is none where no token has come.
+    fn end_sentence(&mut self, before: usize, line: u64) {
         if self.ids.len() > before {
             self.ends.push(self.ids.len());
             self.lines.push(line);

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::corpus::{Corpus, Shape};
+use crate::corpus::{Corpus, Shape, mean_bytes};
 use crate::vocab::Tokenizer;
 use crate::{Error, Result};
 
@@ -444,11 +444,6 @@ impl SampleConfig {
 /// Positions of an epoch: how many documents all sources together are asked for.
 pub fn positions(corpus: &dyn Corpus) -> u64 {
     order::positions(&corpus.sources())
-}
-
-/// Mean size of a document in bytes, at least 1.
-pub fn mean_bytes(corpus: &dyn Corpus) -> u64 {
-    (corpus.bytes() / corpus.len().max(1)).max(1)
 }
 
 /// The builder that `config` asks for. Its units must begin at a multiple of [`SampleConfig::window_for`].

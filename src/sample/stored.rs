@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::encoded::Encoded;
-use super::texts::{Slot, Texts};
+use super::texts::{Slot, Slots, Texts};
 use crate::corpus::{Corpus, DocumentIds, TokenFile};
 use crate::{Error, Result};
 
@@ -15,8 +15,7 @@ pub struct Stored<'p> {
     corpus: &'p dyn Corpus,
     tokens: &'p TokenFile,
     words: bool,
-    own: Open<'p>,
-    other: Open<'p>,
+    open: Slots<Open<'p>>,
 }
 
 /// An open document, and its number.
@@ -29,23 +28,13 @@ struct Open<'p> {
 impl<'p> Stored<'p> {
     /// The documents of `corpus`, whose ids are in `tokens`, with what begins a word where `words` is asked for.
     pub fn new(corpus: &'p dyn Corpus, tokens: &'p TokenFile, words: bool) -> Self {
-        Self { corpus, tokens, words, own: Open::default(), other: Open::default() }
-    }
-
-    fn slot(&self, slot: Slot) -> &Open<'p> {
-        match slot {
-            Slot::Own => &self.own,
-            Slot::Other => &self.other,
-        }
+        Self { corpus, tokens, words, open: Slots::default() }
     }
 }
 
 impl Texts for Stored<'_> {
     fn open(&mut self, slot: Slot, id: u64) -> Result<usize> {
-        let open = match slot {
-            Slot::Own => &mut self.own,
-            Slot::Other => &mut self.other,
-        };
+        let open = &mut self.open[slot];
         open.id = id;
         if self.tokens.document(id, &mut open.ids)? {
             return Ok(open.ids.len());
@@ -60,11 +49,11 @@ impl Texts for Stored<'_> {
     }
 
     fn line(&self, slot: Slot, sentence: usize) -> u64 {
-        self.slot(slot).ids.line(sentence)
+        self.open[slot].ids.line(sentence)
     }
 
     fn encode(&mut self, slot: Slot, sentences: Range<usize>, enough: usize, out: &mut Encoded) {
-        let ids = &self.slot(slot).ids;
+        let ids = &self.open[slot].ids;
         out.clear();
         for at in sentences {
             let tokens = ids.sentence(at);
@@ -77,15 +66,16 @@ impl Texts for Stored<'_> {
     }
 
     fn read_alike(&mut self, own: Range<usize>, other: Range<usize>) -> Result<bool> {
+        let (open_own, open_other) = (&self.open[Slot::Own], &self.open[Slot::Other]);
         // What reads the same has the same ids.
         let same_ids = |(a, b)| {
-            let (ours, theirs) = (self.own.ids.sentence(a), self.other.ids.sentence(b));
-            ours.len() == theirs.len() && self.own.ids.ids(ours).eq(self.other.ids.ids(theirs))
+            let (ours, theirs) = (open_own.ids.sentence(a), open_other.ids.sentence(b));
+            ours.len() == theirs.len() && open_own.ids.ids(ours).eq(open_other.ids.ids(theirs))
         };
         if own.len() != other.len() || !own.clone().zip(other.clone()).all(same_ids) {
             return Ok(false);
         }
-        let (ours, theirs) = (self.corpus.document(self.own.id)?, self.corpus.document(self.other.id)?);
+        let (ours, theirs) = (self.corpus.document(open_own.id)?, self.corpus.document(open_other.id)?);
         let texts = (ours.sentences.get(own), theirs.sentences.get(other));
         Ok(matches!(texts, (Some(a), Some(b)) if a.iter().zip(b).all(|(a, b)| a.text == b.text)))
     }

@@ -4,7 +4,7 @@
 //! here from text ([`FromText`]) can be read from a file instead ([`Stored`]); samples do not know the difference. Knows
 //! nothing of segments.
 
-use std::ops::Range;
+use std::ops::{Index, IndexMut, Range};
 
 use super::encoded::Encoded;
 use super::stored::Stored;
@@ -17,6 +17,33 @@ use crate::{Error, ErrorKind, Result};
 pub enum Slot {
     Own,
     Other,
+}
+
+/// Something for each of the two.
+#[derive(Default)]
+pub struct Slots<T> {
+    own: T,
+    other: T,
+}
+
+impl<T> Index<Slot> for Slots<T> {
+    type Output = T;
+
+    fn index(&self, slot: Slot) -> &T {
+        match slot {
+            Slot::Own => &self.own,
+            Slot::Other => &self.other,
+        }
+    }
+}
+
+impl<T> IndexMut<Slot> for Slots<T> {
+    fn index_mut(&mut self, slot: Slot) -> &mut T {
+        match slot {
+            Slot::Own => &mut self.own,
+            Slot::Other => &mut self.other,
+        }
+    }
 }
 
 /// Documents as ids. Sentences are numbered from 0, those without any token included.
@@ -98,46 +125,29 @@ struct FromText<'p> {
     corpus: &'p dyn Corpus,
     encoder: Box<dyn Encoder + 'p>,
     words: bool,
-    own: Document<'p>,
-    other: Document<'p>,
+    open: Slots<Document<'p>>,
 }
 
 impl<'p> FromText<'p> {
     fn new(corpus: &'p dyn Corpus, tokenizer: &'p dyn Tokenizer, words: bool) -> Self {
         let encoder = tokenizer.encoder();
-        Self { corpus, encoder, words, own: Document::default(), other: Document::default() }
-    }
-
-    fn document(&self, slot: Slot) -> &Document<'p> {
-        match slot {
-            Slot::Own => &self.own,
-            Slot::Other => &self.other,
-        }
+        Self { corpus, encoder, words, open: Slots::default() }
     }
 }
 
 impl Texts for FromText<'_> {
     fn open(&mut self, slot: Slot, id: u64) -> Result<usize> {
-        let document = self.corpus.document(id)?;
-        let sentences = document.sentences.len();
-        match slot {
-            Slot::Own => self.own = document,
-            Slot::Other => self.other = document,
-        }
-        Ok(sentences)
+        self.open[slot] = self.corpus.document(id)?;
+        Ok(self.open[slot].sentences.len())
     }
 
     fn line(&self, slot: Slot, sentence: usize) -> u64 {
-        self.document(slot).sentences[sentence].line
+        self.open[slot].sentences[sentence].line
     }
 
     fn encode(&mut self, slot: Slot, sentences: Range<usize>, enough: usize, out: &mut Encoded) {
-        let document = match slot {
-            Slot::Own => &self.own,
-            Slot::Other => &self.other,
-        };
         out.clear();
-        for sentence in &document.sentences[sentences] {
+        for sentence in &self.open[slot].sentences[sentences] {
             out.push(sentence, &mut *self.encoder, self.words);
             if out.len() >= enough {
                 break;
@@ -146,7 +156,7 @@ impl Texts for FromText<'_> {
     }
 
     fn read_alike(&mut self, own: Range<usize>, other: Range<usize>) -> Result<bool> {
-        let (own, other) = (&self.own.sentences[own], &self.other.sentences[other]);
+        let (own, other) = (&self.open[Slot::Own].sentences[own], &self.open[Slot::Other].sentences[other]);
         Ok(own.len() == other.len() && own.iter().zip(other).all(|(a, b)| a.text == b.text))
     }
 }

@@ -39,7 +39,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let config = args.batch.resolve(&args.source)?;
     let source = args.source.open()?;
-    let config = CollateConfig { pad_id: source.tokenizer.specials().pad, ..config };
+    let config = source.padded(config);
     let (workers, time) = (args.workers.count(), args.measure.seconds);
     if args.measure.alone {
         let count = collating_alone(source.plan(workers), &config, time)?;

@@ -6,10 +6,10 @@ use super::super::sample::{SourceArgs, WorkersFlag};
 use super::held::Held;
 use super::{Count, Line, MeasureFlags, take_for};
 use crate::Result;
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, mean_bytes};
 use crate::flow::FlowReport;
 use crate::pipeline::Plan;
-use crate::sample::{Cursor, mean_bytes, positions};
+use crate::sample::{Cursor, positions};
 
 /// Flags of `bench sample`.
 #[derive(Debug, clap::Args)]

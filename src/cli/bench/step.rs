@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::super::output::print;
+use super::super::train::cores;
 use super::peak_rss_bytes;
 use crate::collate::HostBatch;
 use crate::model::{
@@ -72,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Error::usage("--seq-len from 4, --vocab-size from 8, --batch-size and --steps from 1"));
     }
     let threads = match args.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => cores(),
         n => n,
     };
     let weights = Layout::new(&config).initial_weights(1);

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::super::bottleneck::{Situation, bottleneck};
-use super::super::output::{print, tell};
-use super::{Done, Opened, cores};
+use super::super::output::{counted, print, tell};
+use super::{Done, Opened};
 use crate::model::{Arch, FusedEngine};
 use crate::train::checkpoint::Progress;
 use crate::train::{
@@ -125,10 +125,6 @@ fn shown(bytes: f64) -> String {
     }
 }
 
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
 /// Tells what was made and what to type next.
 pub(super) fn conclude(
     config: &RunConfig,
@@ -161,9 +157,7 @@ pub(super) fn conclude(
     if let Some(best) = best {
         print(format_args!("best on the test corpus: loss {:.4} after step {}", best.loss, best.step))?;
     }
-    let encoded = opened.corpus.tokens().is_some();
-    let situation = Situation { consumer: "train", cores: cores(), encoded };
-    if let Some(line) = bottleneck(&done.flow, situation) {
+    if let Some(line) = bottleneck(&done.flow, Situation::here("train", &*opened.corpus)) {
         print(format_args!("bottleneck: {line}"))?;
     }
     match config.model.arch {

@@ -13,7 +13,6 @@ use super::flags::workers;
 use super::output::{bytes, grouped, print};
 use super::sample::SourceArgs;
 use super::train::cores;
-use crate::collate::CollateConfig;
 use crate::{Error, Result};
 use recommend::{Advice, Row, Wanted, recommend};
 
@@ -45,7 +44,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let config = args.batch.resolve(&args.source)?;
     let source = args.source.open()?;
-    let config = CollateConfig { pad_id: source.tokenizer.specials().pad, ..config };
+    let config = source.padded(config);
     let (corpus, time) = (&*source.corpus, args.seconds);
 
     let mut rows = Vec::new();

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::super::bottleneck::WAITING;
-use super::super::output::grouped;
+use super::super::output::{counted, grouped};
 
 /// Below this share of the best rate more workers are worth it; above, they only take cores from the training.
 const AS_GOOD: f64 = 0.95;
@@ -77,7 +77,7 @@ pub fn recommend(rows: &[Row], wanted: Wanted) -> Option<Advice> {
         (Some(needed), Some(_)) => format!(
             "{} samples/s with {}, {:.1} times the {} that the training takes",
             per_second(rate),
-            counted(workers),
+            workers_in_words(workers),
             rate / needed,
             per_second(needed)
         ),
@@ -85,12 +85,12 @@ pub fn recommend(rows: &[Row], wanted: Wanted) -> Option<Advice> {
             "no number of workers is enough: the training takes {} samples/s, and the most are {} with {}",
             per_second(needed),
             per_second(rate),
-            counted(workers)
+            workers_in_words(workers)
         ),
         (None, _) => format!(
             "{} samples/s with {}, {:.0} % of the best: enough for steps of {:.2} ms or longer",
             per_second(rate),
-            counted(workers),
+            workers_in_words(workers),
             100.0 * rate / best,
             shortest_step(workers, rate)
         ),
@@ -102,7 +102,7 @@ pub fn recommend(rows: &[Row], wanted: Wanted) -> Option<Advice> {
         why.push(format!(
             "training on the CPU needs the cores itself: {} will do for steps of {:.2} ms or longer \
              (--consumer-ms says how long they are)",
-            counted(fewer),
+            workers_in_words(fewer),
             shortest_step(fewer, rate)
         ));
     }
@@ -143,12 +143,8 @@ fn slowest(rows: &[Row], workers: usize) -> Option<String> {
     })
 }
 
-fn counted(workers: usize) -> String {
-    match workers {
-        0 => "no worker".to_owned(),
-        1 => "1 worker".to_owned(),
-        n => format!("{n} workers"),
-    }
+fn workers_in_words(workers: usize) -> String {
+    if workers == 0 { "no worker".to_owned() } else { counted(workers, "worker") }
 }
 
 fn per_second(rate: f64) -> String {

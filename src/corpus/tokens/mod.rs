@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::{Bytes, Corpus, Document, Io, Shape, Source, Sources, reach};
+use super::{Bytes, Corpus, Document, Io, Shape, Source, Sources, files, mean_bytes, reach};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result};
 
@@ -58,7 +58,6 @@ pub struct Header {
 impl Header {
     /// The header of the file for this corpus and this tokenizer.
     pub fn new(corpus: &dyn Corpus, tokenizer: &dyn Tokenizer) -> Self {
-        let mean = (corpus.bytes() / corpus.len().max(1)).max(1);
         Self {
             width: if tokenizer.len() <= 1 << 16 { 2 } else { 4 },
             words: tokenizer.knows_words(),
@@ -66,7 +65,7 @@ impl Header {
             corpus: corpus.fingerprint(),
             tokenizer: tokenizer.fingerprint(),
             documents: corpus.len(),
-            per_block: (BLOCK_TEXT / mean).clamp(1, MOST_DOCUMENTS),
+            per_block: (BLOCK_TEXT / mean_bytes(corpus)).clamp(1, MOST_DOCUMENTS),
         }
     }
 
@@ -108,8 +107,9 @@ impl Header {
 /// # Errors
 /// Those of [`super::files()`].
 pub fn beside(sources: &Sources, tokenizer: &dyn Tokenizer) -> Result<PathBuf> {
-    let files = sources.file_by_file()?;
-    let mut name = files[0].path.clone().into_os_string();
+    let files: Vec<_> = sources.iter().map(|source| files(&source.path)).collect::<Result<_>>()?;
+    let files = files.concat();
+    let mut name = files[0].clone().into_os_string();
     if files.len() > 1 {
         name.push(format!("+{}", files.len() - 1));
     }

@@ -12,9 +12,6 @@ pub struct PackedWeight {
 impl PackedWeight {
     /// Takes the weight's values anew.
     pub fn pack(&mut self, kernel: Kernel, weight: &[f32], outputs: usize) {
-        if kernel == Kernel::Single {
-            return;
-        }
         let view = Mat::new(weight, outputs, weight.len() / outputs);
         self.forward.pack(kernel, view.t());
         self.backward.pack(kernel, view);

@@ -67,7 +67,7 @@ impl Kernel {
     }
 }
 
-/// A right operand for products in bfloat16.
+/// A right operand for products in bfloat16; empty in single precision.
 #[derive(Default)]
 pub struct Packed(Form);
 
@@ -81,30 +81,32 @@ enum Form {
 }
 
 impl Packed {
-    /// Takes the values of `of`, rounded; keeps its buffer from one time to the next.
-    ///
-    /// # Panics
-    /// For [`Kernel::Single`], which packs nothing: a bug of the caller.
+    /// Takes the values of `of`, rounded; keeps its buffer from one time to the next. [`Kernel::Single`] takes
+    /// nothing.
     pub fn pack(&mut self, kernel: Kernel, of: Mat<'_>) {
-        match (kernel, &mut self.0) {
-            (Kernel::Single, _) => unreachable!("single precision takes views"),
-            (Kernel::Rounded, Form::Rounded(values)) => values.pack(of),
-            (Kernel::Rounded, form) => {
-                let mut values = rounded::Rounded::default();
-                values.pack(of);
-                *form = Form::Rounded(values);
-            }
+        if self.kernel() != kernel {
+            self.0 = match kernel {
+                Kernel::Single => Form::Empty,
+                Kernel::Rounded => Form::Rounded(rounded::Rounded::default()),
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Bf16(instructions) => Form::Panels(instructions, packed::Panels::default()),
+            };
+        }
+        match &mut self.0 {
+            Form::Empty => {}
+            Form::Rounded(values) => values.pack(of),
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Bf16(wanted), Form::Panels(instructions, panels)) => {
-                *instructions = wanted;
-                panels.pack(of);
-            }
+            Form::Panels(_, panels) => panels.pack(of),
+        }
+    }
+
+    /// The kernel that it is packed for.
+    fn kernel(&self) -> Kernel {
+        match &self.0 {
+            Form::Empty => Kernel::Single,
+            Form::Rounded(_) => Kernel::Rounded,
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Bf16(wanted), form) => {
-                let mut panels = packed::Panels::default();
-                panels.pack(of);
-                *form = Form::Panels(wanted, panels);
-            }
+            Form::Panels(instructions, _) => Kernel::Bf16(*instructions),
         }
     }
 }

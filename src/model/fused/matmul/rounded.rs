@@ -27,8 +27,7 @@ impl Rounded {
         (self.rows, self.cols) = (of.rows, of.cols);
         self.values.clear();
         for row in 0..of.rows {
-            let cells = (0..of.cols).map(|column| of.data[row * of.row_stride + column * of.col_stride]);
-            self.values.extend(cells.map(|x| round(x * scale)));
+            self.values.extend((0..of.cols).map(|column| round(of.get(row, column) * scale)));
         }
     }
 

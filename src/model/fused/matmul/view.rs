@@ -30,7 +30,7 @@ impl<'a> Mat<'a> {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
-    #[cfg(test)]
+    /// One element.
     pub(super) fn get(self, row: usize, column: usize) -> f32 {
         self.data[row * self.row_stride + column * self.col_stride]
     }

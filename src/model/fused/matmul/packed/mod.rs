@@ -83,6 +83,7 @@ impl Panels {
 const BLOCK_LINES: usize = 8192;
 
 thread_local! {
+    /// The left operand of the product at hand; kept from one to the next.
     static ROWS: RefCell<Lines> = RefCell::default();
 }
 
@@ -100,18 +101,7 @@ pub fn product(
     if out.rows == 0 || out.cols == 0 {
         return;
     }
-    ROWS.with_borrow_mut(|rows| blocks(instructions, out, write, lhs, rhs, scale, rows));
-}
-
-fn blocks(
-    instructions: Instructions,
-    out: MatMut<'_>,
-    write: Write<'_>,
-    lhs: Mat<'_>,
-    rhs: &Panels,
-    scale: f32,
-    packed: &mut Lines,
-) {
+    let mut packed = ROWS.take();
     let strip = pack::strip_lines(lhs.cols);
     // An AMX tile takes two strips, of which the second may be padding.
     let most = (BLOCK_LINES / strip.max(1) / 2).clamp(1, out.rows.div_ceil(2 * STRIP)) * 2 * STRIP;
@@ -154,4 +144,5 @@ fn blocks(
             }
         }
     }
+    ROWS.set(packed);
 }

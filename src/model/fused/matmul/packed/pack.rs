@@ -30,11 +30,12 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     /// Rows `first..` of a left operand.
     fn of_rows(of: Mat<'a>, first: usize) -> Self {
+        let of = of.rows_from(first, STRIP.min(of.rows - first));
         Self {
-            data: &of.data[(first * of.row_stride).min(of.data.len())..],
+            data: of.data,
             lane_stride: of.row_stride,
             depth_stride: of.col_stride,
-            lanes: STRIP.min(of.rows - first),
+            lanes: of.rows,
             depth: of.cols,
         }
     }
@@ -58,10 +59,15 @@ impl<'a> Source<'a> {
         let from = lane * self.lane_stride + k * self.depth_stride;
         // The mask keeps to `n` elements; this check keeps those within the buffer.
         assert!(n == 0 || from + n <= self.data.len(), "a strip beyond its operand");
-        let mask = if n >= 16 { 0xffff } else { (1u16 << n) - 1 };
         // SAFETY: masked-out elements are not touched, the others were checked to exist.
-        unsafe { _mm512_maskz_loadu_ps(mask, self.data.as_ptr().wrapping_add(from)) }
+        unsafe { _mm512_maskz_loadu_ps(first_lanes(n), self.data.as_ptr().wrapping_add(from)) }
     }
+}
+
+/// The mask of the first `n` of 16 lanes.
+#[inline]
+pub fn first_lanes(n: usize) -> u16 {
+    if n >= STRIP { 0xffff } else { (1 << n) - 1 }
 }
 
 /// Lines of a strip of this depth.

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::lines::Line;
-use super::pack::STRIP;
+use super::pack::{STRIP, first_lanes};
 
 /// Columns of a panel, and so of every tile.
 pub const COLUMNS: usize = 2 * STRIP;
@@ -32,11 +32,7 @@ pub struct Tile {
 
 impl Tile {
     fn mask(&self, half: usize) -> u16 {
-        match self.columns.saturating_sub(half * STRIP) {
-            0 => 0,
-            n if n >= STRIP => 0xffff,
-            n => (1 << n) - 1,
-        }
+        first_lanes(self.columns.saturating_sub(half * STRIP))
     }
 
     /// # Safety
