@@ -3,13 +3,14 @@
 //! An epoch is every position of its order once, cut into units; a unit is what a worker builds at a time.
 //! Samples and batches are the same, in the same order, for any number of workers, from any cursor on.
 
+use std::cell::Cell;
 use std::thread::{self, Scope};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::collate::{self, CollateConfig, Collator, HostBatch};
 use crate::corpus::tokens::{self, Block};
 use crate::corpus::{self, Corpus};
-use crate::flow::{FlowReport, StageReport, StageStats, ordered_map, prefetch};
+use crate::flow::{FlowReport, StageReport, StageStats, StageSums, ordered_map, prefetch};
 use crate::sample::{self, Cursor, EpochOrder, SampleConfig, Samples, Shuffle, Unit};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result};
@@ -95,6 +96,24 @@ impl<'p> Plan<'p> {
         epochs: u64,
         consume: impl FnOnce(&mut dyn Iterator<Item = Result<HostBatch>>) -> Result<R>,
     ) -> Result<(R, FlowReport)> {
+        let gauges = Gauges::default();
+        let result = self.gauged_batches(collate, start, epochs, &gauges, consume)?;
+        let report = told(gauges.total());
+        Ok((result, report))
+    }
+
+    /// [`Plan::batches`], with counters that can be read meanwhile.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn gauged_batches<R>(
+        &self,
+        collate: &CollateConfig,
+        start: Cursor,
+        epochs: u64,
+        gauges: &Gauges,
+        consume: impl FnOnce(&mut dyn Iterator<Item = Result<HostBatch>>) -> Result<R>,
+    ) -> Result<R> {
         let collator = collate::collator(collate)?;
         if collate.seq_len < self.sample.seq_len {
             return Err(Error::usage(format!(
@@ -102,25 +121,15 @@ impl<'p> Plan<'p> {
                 collate.seq_len, self.sample.seq_len
             )));
         }
-        let (sample_stats, collate_stats) = (StageStats::default(), StageStats::default());
-        let started = Instant::now();
-        let result = thread::scope(|scope| {
-            let parts = self.stream(scope, &sample_stats, start, epochs)?;
+        let Gauges { sample, collate, .. } = gauges;
+        thread::scope(|scope| {
+            let parts = self.stream(scope, sample, start, epochs)?;
             let batches = Batches::new(parts, collator);
             if self.workers == 0 {
-                return consume(&mut collate_stats.watch(batches));
+                return consume(&mut collate.watch(batches));
             }
-            consume(&mut prefetch(scope, "collate", BATCHES_AHEAD, batches, &collate_stats)?)
-        });
-        let wall = started.elapsed();
-        // The collator takes its samples itself: what it waited for them is no work of its own.
-        let collating = collate_stats.work().saturating_sub(sample_stats.wait());
-        let stages = vec![
-            sample_stats.report("sample", sample_stats.work(), wall),
-            collate_stats.report("collate", collating, wall),
-        ];
-        let report = told(FlowReport::new(stages, collate_stats.wait(), wall));
-        Ok((result?, report))
+            consume(&mut prefetch(scope, "collate", BATCHES_AHEAD, batches, collate)?)
+        })
     }
 
     /// The samples from `start` on, built by threads of `scope`.
@@ -157,6 +166,56 @@ impl<'p> Plan<'p> {
     }
 }
 
+/// Counters of the stages that make batches.
+#[derive(Debug)]
+pub struct Gauges {
+    sample: StageStats,
+    collate: StageStats,
+    started: Instant,
+    /// When the lap began, and what the counters stood at.
+    lap: Cell<(Instant, BatchSums)>,
+}
+
+/// What the counters of both stages stood at.
+type BatchSums = [StageSums; 2];
+
+impl Default for Gauges {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            sample: StageStats::default(),
+            collate: StageStats::default(),
+            started: now,
+            lap: Cell::new((now, BatchSums::default())),
+        }
+    }
+}
+
+impl Gauges {
+    /// How the stages spent their time since these counters were made.
+    pub fn total(&self) -> FlowReport {
+        batches_report(self.sums(), self.started.elapsed())
+    }
+
+    /// How the stages spent their time since this was asked last.
+    pub fn lap(&self) -> FlowReport {
+        let now = self.sums();
+        let (began, before) = self.lap.replace((Instant::now(), now));
+        batches_report([0, 1].map(|stage| now[stage].since(&before[stage])), began.elapsed())
+    }
+
+    fn sums(&self) -> BatchSums {
+        [self.sample.sums(), self.collate.sums()]
+    }
+}
+
+fn batches_report([sample, collate]: BatchSums, wall: Duration) -> FlowReport {
+    // The collator takes its samples itself: what it waited for them is no work of its own.
+    let collating = collate.work.saturating_sub(sample.wait);
+    let stages = vec![sample.report("sample", sample.work, wall), collate.report("collate", collating, wall)];
+    FlowReport::new(stages, collate.wait, wall)
+}
+
 /// Gives `consume` the blocks of a file of ids from `first` on, in order: the same for any number of workers.
 ///
 /// # Errors
@@ -187,7 +246,8 @@ fn one_stage<R>(name: &'static str, run: impl FnOnce(&StageStats) -> Result<R>) 
     let started = Instant::now();
     let result = run(&stats);
     let wall = started.elapsed();
-    let report = told(FlowReport::new(vec![stats.report(name, stats.work(), wall)], stats.wait(), wall));
+    let sums = stats.sums();
+    let report = told(FlowReport::new(vec![sums.report(name, sums.work, wall)], sums.wait, wall));
     Ok((result?, report))
 }
 
@@ -283,7 +343,7 @@ fn units(start: Cursor, epochs: u64, len: u64, cut: Cut) -> impl Iterator<Item =
 fn told(report: FlowReport) -> FlowReport {
     let wall_ms = report.wall.as_millis() as u64;
     for StageReport { name, threads, busy, ready, queue } in &report.stages {
-        tracing::debug!(target: "flow", stage = name, threads, busy, ready, queue, wall_ms, "stage finished");
+        tracing::debug!(target: "flow", stage = %name, threads, busy, ready, queue, wall_ms, "stage finished");
     }
     report
 }

@@ -90,6 +90,7 @@ fn every_line_of_the_metrics_is_json_with_both_losses_and_their_baselines() {
         "tokens_per_second",
         "samples_per_second",
         "data_wait",
+        "seconds",
         "skipped_updates",
     ];
     for line in of("step") {
@@ -104,6 +105,7 @@ fn every_line_of_the_metrics_is_json_with_both_losses_and_their_baselines() {
     // Each reading of the fake clock is a millisecond after the last: 1 of waiting, 1 of computing.
     assert_eq!(of("step")[0]["data_wait"], 0.5);
     assert_eq!(of("step")[0]["tokens_per_second"], 4000.0);
+    assert_eq!(of("step")[0]["stages"], serde_json::json!([fake::stage()]));
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl<'s> Situation<'s> {
 
 /// `sample (93 % busy, collate idle 71 %): try --workers 3`; `None` of a pipeline too short to tell.
 pub fn bottleneck(report: &FlowReport, situation: Situation<'_>) -> Option<String> {
-    let slow = report.stages.iter().max_by(|a, b| a.busy.total_cmp(&b.busy))?;
+    let slow = slowest(&report.stages)?;
     if report.wall < SHORTEST {
         return None;
     }
@@ -52,12 +52,17 @@ pub fn bottleneck(report: &FlowReport, situation: Situation<'_>) -> Option<Strin
     }
     let share = match slow.threads {
         0 => format!("{:.0} % of the time of the only thread", 100.0 * slow.busy),
-        _ => format!("{:.0} % busy{}", 100.0 * slow.busy, idlest(&report.stages, slow.name)),
+        _ => format!("{:.0} % busy{}", 100.0 * slow.busy, idlest(&report.stages, &slow.name)),
     };
     if slow.threads > 0 && slow.busy < IDLE && report.data_wait > 1.0 - IDLE {
         return Some(format!("none ({} {share}): other work has the cores", slow.name));
     }
     Some(format!("{} ({share}): {}", slow.name, remedy(slow, report, situation)))
+}
+
+/// The busiest stage.
+pub fn slowest(stages: &[StageReport]) -> Option<&StageReport> {
+    stages.iter().max_by(|a, b| a.busy.total_cmp(&b.busy))
 }
 
 /// `, collate idle 71 %`: the stage with threads, this one apart, that waits most.
@@ -96,7 +101,7 @@ mod tests {
     use super::*;
 
     fn stage(name: &'static str, threads: usize, busy: f64) -> StageReport {
-        StageReport { name, threads, busy, ready: 0.0, queue: 2 }
+        StageReport { name: name.into(), threads, busy, ready: 0.0, queue: 2 }
     }
 
     /// A pipeline whose workers, collator and waiting are these, on so many cores.

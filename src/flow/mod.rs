@@ -20,7 +20,7 @@ use crate::{Error, Result};
 
 pub use ordered::{OrderedMap, ordered_map};
 pub use prefetch::{Prefetch, prefetch};
-pub use stats::{FlowReport, StageReport, StageStats};
+pub use stats::{FlowReport, StageReport, StageStats, StageSums};
 
 /// Runs `work`, and turns a panic into an error that tells the stage, the item and the message.
 ///
@@ -193,7 +193,8 @@ mod tests {
             if workers == 0 {
                 assert!(mapped.wait() >= mapped.work() && ahead.wait() >= ahead.work());
             }
-            let report = mapped.report(STAGE, mapped.work(), mapped.work() * 2 / workers.max(1) as u32);
+            let report =
+                mapped.sums().report(STAGE, mapped.work(), mapped.work() * 2 / workers.max(1) as u32);
             assert_eq!(report.threads, workers);
             assert!((0.49..0.51).contains(&report.busy) && report.ready <= report.queue as f64, "{report:?}");
         }

@@ -3,6 +3,7 @@
 //! Takes the clock twice for an item (a unit of samples, a batch), never for a sample, so that measuring costs
 //! nothing that can be measured. Knows nothing of what a stage does.
 
+use std::borrow::Cow;
 use std::iter;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -37,20 +38,15 @@ impl StageStats {
         Duration::from_nanos(self.wait_nanos.load(Relaxed))
     }
 
-    /// Finished items that stood ready when the consumer came, on average.
-    pub fn mean_ready(&self) -> f64 {
-        self.ready.load(Relaxed) as f64 / self.taken().max(1) as f64
-    }
-
-    /// What became of a stage that spent `busy` of its work on its own items, in `wall` of time.
-    pub fn report(&self, name: &'static str, busy: Duration, wall: Duration) -> StageReport {
-        let threads = self.threads.load(Relaxed);
-        StageReport {
-            name,
-            threads,
-            busy: share(busy, wall * threads.max(1) as u32),
-            ready: self.mean_ready(),
+    /// The sums so far.
+    pub fn sums(&self) -> StageSums {
+        StageSums {
+            threads: self.threads.load(Relaxed),
             queue: self.queue.load(Relaxed),
+            taken: self.taken(),
+            ready: self.ready.load(Relaxed),
+            work: self.work(),
+            wait: self.wait(),
         }
     }
 
@@ -106,10 +102,46 @@ fn share(part: Duration, whole: Duration) -> f64 {
     if whole.is_zero() { 0.0 } else { (part.as_secs_f64() / whole.as_secs_f64()).min(1.0) }
 }
 
+/// What the counters of a stage stood at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StageSums {
+    threads: usize,
+    queue: usize,
+    taken: u64,
+    ready: u64,
+    /// As [`StageStats::work`] and [`StageStats::wait`].
+    pub work: Duration,
+    pub wait: Duration,
+}
+
+impl StageSums {
+    /// What was added since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            taken: self.taken.saturating_sub(earlier.taken),
+            ready: self.ready.saturating_sub(earlier.ready),
+            work: self.work.saturating_sub(earlier.work),
+            wait: self.wait.saturating_sub(earlier.wait),
+            ..*self
+        }
+    }
+
+    /// What became of a stage that spent `busy` of its work on its own items, in `wall` of time.
+    pub fn report(&self, name: &'static str, busy: Duration, wall: Duration) -> StageReport {
+        StageReport {
+            name: name.into(),
+            threads: self.threads,
+            busy: share(busy, wall * self.threads.max(1) as u32),
+            ready: self.ready as f64 / self.taken.max(1) as f64,
+            queue: self.queue,
+        }
+    }
+}
+
 /// How one stage spent its time.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct StageReport {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Threads of its own; 0 where it ran on its consumer's.
     pub threads: usize,
     /// Share of the time of its threads that it worked; the rest it waited, for items or for room behind it.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::baseline::Guesses;
+use crate::flow::StageReport;
 use crate::model::Outcome;
 use crate::{Error, Result, durable};
 
@@ -57,8 +58,13 @@ pub struct StepRecord {
     /// Real tokens a second, evaluation and checkpoints not counted.
     pub tokens_per_second: f64,
     pub samples_per_second: f64,
+    /// That time, of the steps since the last record.
+    pub seconds: f64,
     /// Share of that time spent waiting for data.
     pub data_wait: f64,
+    /// How the stages before the training spent the time since the last record, evaluation and checkpoints counted.
+    #[serde(default)]
+    pub stages: Vec<StageReport>,
     /// Steps of the run whose gradient was not finite.
     pub skipped_updates: u64,
     /// Rolling digest of all training batches of the run.

@@ -9,6 +9,7 @@ use super::evaluate::{BatchSource, Batches, evaluate};
 use super::metrics::{EvaluationRecord, Figures, Observer, Record, StepRecord};
 use super::run_dir::RunDir;
 use crate::collate::HostBatch;
+use crate::flow::StageReport;
 use crate::model::{Engine, Outcome, Pass, Update};
 use crate::{Error, Result};
 
@@ -47,6 +48,8 @@ pub struct Trainer<'t> {
     pub observers: Vec<&'t mut dyn Observer>,
     /// Time since any fixed instant.
     pub clock: &'t dyn Fn() -> Duration,
+    /// How the stages before the training spent their time since this was asked last.
+    pub stages: &'t dyn Fn() -> Vec<StageReport>,
     /// Asked between two steps.
     pub stop: &'t dyn Fn() -> Option<Stop>,
 }
@@ -207,7 +210,9 @@ impl Trainer<'_> {
             samples: self.progress.samples,
             tokens_per_second: per_second(window.tokens as f64),
             samples_per_second: per_second(window.samples as f64),
+            seconds,
             data_wait: per_second(window.waiting.as_secs_f64()),
+            stages: (self.stages)(),
             skipped_updates: self.progress.skipped_updates,
             digest: self.progress.digest.to_string(),
         }

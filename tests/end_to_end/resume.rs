@@ -120,6 +120,7 @@ fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, step
             ticks.set(ticks.get() + 1);
             Duration::from_millis(ticks.get())
         },
+        stages: &Vec::new,
         stop: &|| steps.filter(|&n| done.get() >= from + n).map(|_| Stop::Terminate),
     };
     done.set(from);

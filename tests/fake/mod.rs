@@ -8,6 +8,7 @@ use std::time::Duration;
 use bertstream::Result;
 use bertstream::collate::{CollateConfig, HostBatch, PadTo};
 use bertstream::corpus::{CorpusConfig, Format};
+use bertstream::flow::StageReport;
 use bertstream::model::{
     Arch, Engine, Init, Layout, ModelConfig, Optimizer, Outcome, Pass, Predictions, State, Update, Updated,
 };
@@ -265,6 +266,7 @@ pub fn run(directory: &Path, config: &RunConfig, script: &Script) -> Left {
             ticks.set(ticks.get() + 1);
             Duration::from_millis(ticks.get())
         },
+        stages: &|| vec![stage()],
         // The loop asks once a step where there is no test corpus.
         stop: &|| {
             steps_left.set(steps_left.get().saturating_sub(1));
@@ -276,4 +278,9 @@ pub fn run(directory: &Path, config: &RunConfig, script: &Script) -> Left {
     drop(trainer.observers);
     let passes = std::mem::take(&mut engine.passes);
     Left { ending, progress, state: engine.state().unwrap(), records: recorder.0, passes }
+}
+
+/// What every record tells of the only stage there is.
+pub fn stage() -> StageReport {
+    StageReport { name: "sample".into(), threads: 1, busy: 0.25, ready: 1.5, queue: 2 }
 }

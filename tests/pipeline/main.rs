@@ -205,7 +205,7 @@ fn the_stages_of_a_pipeline_tell_how_they_spent_their_time() {
         let plan = Plan { corpus: &corpus, tokenizer: &words, sample: &sample, workers };
         let collate = collate(&sample, 10, PadTo::Longest);
         let (taken, flow) = plan.measured_batches(&collate, START, 2, |batches| Ok(batches.count())).unwrap();
-        let named: Vec<_> = flow.stages.iter().map(|stage| (stage.name, stage.threads)).collect();
+        let named: Vec<_> = flow.stages.iter().map(|stage| (&*stage.name, stage.threads)).collect();
         assert_eq!((taken, named), (40, vec![("sample", workers), ("collate", workers.min(1))]));
         let shares = flow.stages.iter().map(|stage| stage.busy).chain([flow.data_wait]);
         assert!(shares.clone().all(|share| (0.0..=1.0).contains(&share)), "{flow:?}");

@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use clap::ArgAction;
 
+use super::bottleneck::Situation;
 use super::flags::{Preset, ReadingFlags, SampleFlags, SourceArg, TokensFlag};
 use super::output::tell;
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{Corpus, Sources};
 use crate::flow::FlowReport;
 use crate::model::{Engine, Layout, ModelConfig};
-use crate::pipeline::Plan;
+use crate::pipeline::{Gauges, Plan};
 use crate::sample::positions;
 use crate::train::checkpoint::{self, Checkpoint, Progress};
 use crate::train::config::hex;
@@ -305,7 +306,9 @@ pub fn execute(
         collate: &test_collate,
     });
     let mut metrics = MetricsFile::open(&run.file(METRICS), progress.step)?;
-    let mut terminal = terminal::Terminal::new(quiet, progress.step, config.length.total);
+    let situation = Situation::here("train", &*opened.corpus);
+    let mut terminal = terminal::Terminal::new(quiet, situation, progress.step, config.length.total);
+    let gauges = Gauges::default();
     let mut newest = Newest::default();
     let started = Instant::now();
     let cursor = progress.cursor;
@@ -320,12 +323,13 @@ pub fn execute(
         unigram: unigram.as_ref(),
         observers: vec![&mut metrics, &mut terminal, &mut newest],
         clock: &|| started.elapsed(),
+        stages: &|| gauges.lap().stages,
         stop: &|| signals.request(),
     };
     let epochs = config.length.epochs.unwrap_or(u64::MAX);
-    let (ending, flow) =
-        plan.measured_batches(&config.collate, cursor, epochs, |batches| trainer.run(batches))?;
-    let progress = trainer.progress;
+    let ending =
+        plan.gauged_batches(&config.collate, cursor, epochs, &gauges, |batches| trainer.run(batches))?;
+    let (progress, flow) = (trainer.progress, gauges.total());
     Ok(Done { ending, progress, engine, last_step: newest.step, last_test: newest.test, flow })
 }
 

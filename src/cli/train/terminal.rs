@@ -1,11 +1,14 @@
 //! A run on the terminal: a progress bar with the time left where stderr is one, plain lines otherwise.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use indicatif::ProgressBar;
 
+use super::super::bottleneck::{Situation, WAITING, bottleneck, slowest};
 use super::super::log;
 use super::super::output::tell;
+use crate::flow::{FlowReport, StageReport};
 use crate::train::{Figures, Observer, Record, StepRecord};
 
 /// Tells people on stderr how a run goes.
@@ -13,18 +16,21 @@ pub struct Terminal {
     /// `None` where stderr is not a terminal.
     bar: Option<ProgressBar>,
     quiet: bool,
+    situation: Situation<'static>,
+    /// The stage that was told to be slow.
+    slow: Option<String>,
 }
 
 impl Terminal {
     /// For a run that stands at `step` of `total`.
-    pub fn new(quiet: bool, step: u64, total: u64) -> Self {
+    pub fn new(quiet: bool, situation: Situation<'static>, step: u64, total: u64) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = log::bar(total, "{bar:30} {pos}/{len} steps, {elapsed} gone, {eta} left {msg}");
             bar.set_position(step);
             bar.reset_eta();
             bar
         });
-        Self { bar, quiet }
+        Self { bar, quiet, situation, slow: None }
     }
 
     /// Told even where no progress is shown.
@@ -39,6 +45,23 @@ impl Terminal {
         if !self.quiet {
             self.warn(text);
         }
+    }
+
+    /// Names the stage that training waits for, when that is another than before.
+    fn name_slow_stage(&mut self, record: &StepRecord) {
+        let slow = (record.data_wait >= WAITING).then(|| slowest(&record.stages)).flatten();
+        let slow = slow.map(|stage| stage.name.clone().into_owned());
+        if slow.is_some() && slow != self.slow {
+            let flow = FlowReport {
+                wall: Duration::from_secs_f64(record.seconds),
+                stages: record.stages.clone(),
+                data_wait: record.data_wait,
+            };
+            // Nothing is said of a time too short to tell, and so it is looked at again.
+            let Some(line) = bottleneck(&flow, self.situation) else { return };
+            self.line(&format!("bottleneck: {line}"));
+        }
+        self.slow = slow;
     }
 }
 
@@ -59,7 +82,10 @@ impl Observer for Terminal {
 
     fn recorded(&mut self, record: &Record) {
         match record {
-            Record::Step(r) => self.line(&step_line(r)),
+            Record::Step(r) => {
+                self.line(&step_line(r));
+                self.name_slow_stage(r);
+            }
             Record::Evaluation(r) => self.line(&format!(
                 "test {:>5}  {}{}",
                 r.step,
@@ -82,14 +108,20 @@ impl Observer for Terminal {
 /// The figures that people watch; all of them are in `metrics.jsonl`.
 fn step_line(record: &StepRecord) -> String {
     format!(
-        "step {:>5}  {}  lr {:.1e}  norm {}  {:.0} tok/s  wait {:.0}%",
+        "step {:>5}  {}  lr {:.1e}  norm {}  {:.0} tok/s  wait {:.0}%{}",
         record.step,
         losses(&record.figures),
         record.lr,
         record.grad_norm.map_or_else(|| "not finite".to_owned(), |norm| format!("{norm:.1}")),
         record.tokens_per_second,
-        100.0 * record.data_wait
+        100.0 * record.data_wait,
+        busy(&record.stages)
     )
+}
+
+/// `  sample 31%  collate 4%`: how busy the stages before the training are.
+fn busy(stages: &[StageReport]) -> String {
+    stages.iter().map(|stage| format!("  {} {:.0}%", stage.name, 100.0 * stage.busy)).collect()
 }
 
 /// Both losses and accuracies, each beside what guessing reaches.
@@ -125,6 +157,10 @@ pub fn percent(share: f64) -> String {
 mod tests {
     use super::*;
 
+    fn stage(name: &'static str, busy: f64) -> StageReport {
+        StageReport { name: name.into(), threads: 1, busy, ready: 0.0, queue: 2 }
+    }
+
     #[test]
     fn a_step_fits_into_a_line() {
         let figures = Figures {
@@ -151,14 +187,16 @@ mod tests {
             samples: 1,
             tokens_per_second: 23_456.0,
             samples_per_second: 100.0,
+            seconds: 1.0,
             data_wait: 0.01,
+            stages: vec![stage("sample", 0.308), stage("collate", 0.04)],
             skipped_updates: 0,
             digest: String::new(),
         };
         assert_eq!(
             step_line(&record),
             "step 12340  loss 10.123  mlm 9.430 [6.50] 12.3% [4%]  nsp 0.693 [0.69] 50.1% [50%]  lr 1.0e-3  \
-             norm 1.0  23456 tok/s  wait 1%"
+             norm 1.0  23456 tok/s  wait 1%  sample 31%  collate 4%"
         );
         record.grad_norm = None;
         assert!(step_line(&record).contains("  norm not finite  "));
