@@ -129,8 +129,8 @@ fn files_that_are_no_corpus_end_with_the_code_of_their_class() {
     for (content, hint) in [
         (&b""[..], "empty"),
         (b"\xef\xbb\xbf", "empty"),
-        (b"\x1f\x8b\x08\0\0\0", "gzip -d"),
-        (b"\x28\xb5\x2f\xfd\0", "zstd -d"),
+        (b"\x1f\x8b\x08\0\0\0", "gzip -t"),
+        (b"\x28\xb5\x2f\xfd\0", "zstd -t"),
         (&utf16, "--encoding utf-16"),
         (b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0", "not text"),
     ] {
@@ -1052,5 +1052,120 @@ fn the_command_ends_with_the_code_of_what_is_wrong() {
     ] {
         let (output, _) = bertstream(&[&["corpus"], arguments].concat());
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+    }
+}
+
+mod compressed {
+    use std::io::Write;
+
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    const TEXT: &str = "a line\tand its next\nanother\tone\nthe\tlast\n";
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(text: &[u8]) -> Vec<u8> {
+        zstd::encode_all(text, 3).unwrap()
+    }
+
+    fn opened(path: &Path) -> bertstream::Result<Box<dyn Corpus>> {
+        corpus::open(&CorpusConfig::at(path))
+    }
+
+    fn texts(corpus: &dyn Corpus) -> Vec<String> {
+        let text = |id| {
+            corpus.document(id).unwrap().sentences.iter().map(|s| s.text.to_string()).collect::<Vec<_>>()
+        };
+        (0..corpus.len()).map(|id| text(id).join("|")).collect()
+    }
+
+    #[test]
+    fn what_is_compressed_is_the_corpus_that_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = dir.path().join("plain.tsv");
+        fs::write(&plain, TEXT).unwrap();
+        let plain = opened(&plain).unwrap();
+        let (front, back) = TEXT.as_bytes().split_at(11);
+        let forms = [
+            ("one.tsv.gz", gzip(TEXT.as_bytes())),
+            ("members.tsv.gz", [gzip(front), gzip(back)].concat()),
+            ("one.tsv.zst", zstd(TEXT.as_bytes())),
+            ("frames.zst", [zstd(front), zstd(back)].concat()),
+        ];
+        for (name, bytes) in forms {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            // The second time the copy is there.
+            for _ in 0..2 {
+                let corpus = opened(&path).unwrap();
+                assert_eq!(texts(&*corpus), texts(&*plain), "{name}");
+                assert_eq!((corpus.fingerprint(), corpus.path()), (plain.fingerprint(), &*path), "{name}");
+            }
+            let copies = fs::read_dir(dir.path())
+                .unwrap()
+                .filter(|entry| {
+                    let file = entry.as_ref().unwrap().file_name().into_string().unwrap();
+                    file.starts_with(name) && file.ends_with(".text")
+                })
+                .count();
+            assert_eq!(copies, 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_was_compressed_anew_is_read_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tsv.gz");
+        for text in ["a\tb\n", "c\td\n"] {
+            fs::write(&path, gzip(text.as_bytes())).unwrap();
+            assert_eq!(texts(&*opened(&path).unwrap()), [text.trim_end().replace('\t', "|")]);
+        }
+    }
+
+    #[test]
+    fn a_pattern_takes_files_with_and_without_compression() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("1.tsv"), "a\tb\n").unwrap();
+        fs::write(dir.path().join("2.tsv.gz"), gzip(b"c\td\n")).unwrap();
+        fs::write(dir.path().join("3.tsv.zst"), zstd(b"e\tf\n")).unwrap();
+        for _ in 0..2 {
+            let corpus = opened(&dir.path().join("*.tsv*")).unwrap();
+            assert_eq!(texts(&*corpus), ["a|b", "c|d", "e|f"]);
+        }
+    }
+
+    #[test]
+    fn damage_and_bombs_are_bad_data_and_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = gzip(TEXT.as_bytes());
+        let mut flipped = whole.clone();
+        let at = flipped.len() - 6;
+        flipped[at] ^= 1;
+        let cases = [
+            ("cut.gz", whole[..whole.len() - 9].to_vec(), "cut short"),
+            ("flipped.gz", flipped, "damaged"),
+            ("cut.zst", zstd(TEXT.as_bytes())[..20].to_vec(), "cut short"),
+            ("bomb.gz", gzip(&vec![b'a'; 96 << 20]), "more than 250 times"),
+            ("bomb.zst", zstd(&vec![b'\n'; 96 << 20]), "more than 250 times"),
+            ("empty.gz", gzip(b""), "the file is empty"),
+        ];
+        for (name, bytes, expected) in cases {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            let error = opened(&path).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Data, "{name}: {error}");
+            let message = error.to_string();
+            assert!(message.contains(name) && message.contains(expected), "{message}");
+            let left = dir.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+            let left: Vec<_> =
+                left.filter(|file| file.to_str().unwrap().starts_with(".bertstream")).collect();
+            assert!(left.is_empty(), "{name}: {left:?}");
+        }
     }
 }

@@ -1,14 +1,17 @@
 //! Flags that several subcommands share, and how a preset fills the ones left out.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
+use tempfile::TempDir;
 
-use crate::corpus::{Corpus, CorpusConfig, Format, Io, Sources, files, tokens};
+use crate::corpus::{Compression, Corpus, CorpusConfig, Format, Io, Sources, files, tokens};
 use crate::sample::{MaskCount, MaskUnit, PairTask, SampleConfig, Shuffle, Truncate};
 use crate::vocab::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result, durable};
 
 /// A named set of defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -34,9 +37,9 @@ pub enum OnBadLine {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Corpus")]
 pub struct CorpusFlags {
-    /// Text, a file or a directory of files (--corpus-format tells the formats), or a pattern in quotes, whose
-    /// files are one corpus. Several, each with this flag, are mixed; FILE:NUMBER gives each a share of the
-    /// text of an epoch.
+    /// Text, a file (also gzip or zstd) or a directory of files (--corpus-format tells the formats), or a pattern
+    /// in quotes, whose files are one corpus; `sample`, `collate` and `tokenize` read standard input as `-`.
+    /// Several, each with this flag, are mixed; FILE:NUMBER gives each a share of the text of an epoch.
     #[arg(short = 'c', long, value_name = "FILE", required = true, action = ArgAction::Append,
           aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
     pub corpus: Vec<SourceArg>,
@@ -198,6 +201,67 @@ pub fn keep_inputs(output: &Path, inputs: &[&Path]) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Whether `path` is how standard input is named.
+pub fn is_standard_input(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// The sources with standard input, where it is among them, written to a file for as long as the directory lives that
+/// comes with them: documents are read in any order.
+///
+/// # Errors
+/// Those of [`keep_standard_input`], and of making a temporary directory.
+pub fn spooled(sources: Sources) -> Result<(Sources, Option<TempDir>)> {
+    if !sources.iter().any(|source| is_standard_input(&source.path)) {
+        return Ok((sources, None));
+    }
+    let place = std::env::temp_dir();
+    let directory = tempfile::tempdir_in(&place).map_err(|error| Error::writing(&place, error))?;
+    let file = directory.path().join("standard-input.txt");
+    keep_standard_input(&file)?;
+    Ok((with_standard_input(sources, &file)?, Some(directory)))
+}
+
+/// Writes all of standard input to `file`.
+///
+/// # Errors
+/// Those of reading it and of [`durable::write_stream`].
+pub fn keep_standard_input(file: &Path) -> Result<()> {
+    durable::write_stream(file, None, |out| {
+        io::copy(&mut io::stdin().lock(), out)
+            .map(|_| ())
+            .map_err(|error| Error::new(ErrorKind::Io, "cannot keep standard input").caused_by(error))
+    })
+}
+
+/// The sources with `file` in the place of standard input.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] where standard input is named twice.
+pub fn with_standard_input(sources: Sources, file: &Path) -> Result<Sources> {
+    let mut sources = sources.to_vec();
+    let mut named = sources.iter_mut().filter(|source| is_standard_input(&source.path));
+    if let Some(source) = named.next() {
+        source.path = file.to_owned();
+    }
+    if named.next().is_some() {
+        return Err(Error::usage("--corpus - twice: standard input can be read once"));
+    }
+    Sources::new(sources)
+}
+
+/// Whether a file is compressed in a way that is known. A pipe is not looked into.
+pub fn is_compressed(path: &Path) -> Result<bool> {
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let mut head = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(4).read_to_end(&mut head))
+        .map_err(|error| Error::reading(path, error))?;
+    Ok(Compression::of(&head).is_some())
 }
 
 /// What samples look like. Flags left out come from the preset.

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tempfile::TempDir;
 
 use super::bottleneck::{Situation, bottleneck};
-use super::flags::{CorpusFlags, Preset, SampleFlags, TokensFlag};
+use super::flags::{CorpusFlags, Preset, SampleFlags, TokensFlag, spooled};
 use super::output::{Printer, Table, grouped, percent, tell};
 use super::train::cores;
 use crate::collate::CollateConfig;
@@ -84,9 +85,10 @@ impl SourceArgs {
         let sample = self.sample.resolve(self.preset);
         sample.check()?;
         let tokenizer = vocab::load(&self.vocab)?;
-        let (corpus, _) = self.tokens.open(&self.corpus.resolve()?, tokenizer.as_ref())?;
+        let (sources, spool) = spooled(self.corpus.resolve()?)?;
+        let (corpus, _) = self.tokens.open(&sources, tokenizer.as_ref())?;
         let sample = sample.for_corpus(corpus.as_ref());
-        Ok(Source { tokenizer, corpus, sample })
+        Ok(Source { tokenizer, corpus, sample, _spool: spool })
     }
 }
 
@@ -95,6 +97,8 @@ pub(super) struct Source {
     pub tokenizer: Box<dyn Tokenizer>,
     pub corpus: Box<dyn Corpus>,
     pub sample: SampleConfig,
+    /// Where standard input was written to, removed at the end.
+    _spool: Option<TempDir>,
 }
 
 impl Source {

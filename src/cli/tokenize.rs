@@ -1,15 +1,16 @@
 //! `bertstream tokenize`: the ids of a corpus, encoded once and kept in a file.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::flags::{CorpusFlags, keep_inputs};
+use super::flags::{CorpusFlags, is_standard_input, keep_inputs, keep_standard_input, with_standard_input};
 use super::log;
 use super::output::{Table, bytes, grouped, print, seconds};
 use super::train::cores;
 use crate::corpus::tokens::{Header, Writer, beside};
 use crate::pipeline::encode_blocks;
-use crate::{Result, vocab};
+use crate::{Error, Result, vocab};
 
 /// Flags of `tokenize`.
 #[derive(Debug, clap::Args)]
@@ -31,7 +32,21 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<()> {
     let tokenizer = vocab::load(&args.vocab)?;
-    let (corpus, sources) = args.corpus.resolve()?.open()?;
+    let mut sources = args.corpus.resolve()?;
+    let mut kept_text = None;
+    if sources.iter().any(|source| is_standard_input(&source.path)) {
+        let Some(output) = &args.output else {
+            return Err(Error::usage("--corpus - needs --output: there is no file to put the ids beside"));
+        };
+        let text = kept_beside(output);
+        if text.exists() {
+            return Err(Error::writing(&text, io::ErrorKind::AlreadyExists.into()));
+        }
+        keep_standard_input(&text)?;
+        sources = with_standard_input(sources, &text)?;
+        kept_text = Some(text);
+    }
+    let (corpus, sources) = sources.open()?;
     let output = args.output.map_or_else(|| beside(&sources, &*tokenizer), Ok)?;
     let inputs: Vec<&Path> = sources.iter().map(|source| &*source.path).chain([&*args.vocab]).collect();
     keep_inputs(&output, &inputs)?;
@@ -69,5 +84,16 @@ pub fn run(args: Args) -> Result<()> {
         "written",
         format!("{} ({} for {} of text)", output.display(), bytes(size), bytes(corpus.bytes())),
     );
+    if let Some(text) = kept_text {
+        let (text, output) = (text.display(), output.display());
+        table.row("text", format!("{text}: name both, --corpus {text} --tokens {output}"));
+    }
     print(table)
+}
+
+/// Where the text of standard input is kept, which goes with the ids: `wiki.bstok` has it in `wiki.bstok.txt`.
+fn kept_beside(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".txt");
+    name.into()
 }

@@ -1,12 +1,13 @@
 //! `bertstream vocab`: counts a corpus and writes its vocabulary.
 
+use std::io::stdin;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::ArgAction;
 use serde_json::json;
 
-use super::flags::{Preset, SourceArg, sources_at};
+use super::flags::{Preset, SourceArg, is_compressed, is_standard_input, sources_at};
 use super::log;
 use super::output::{Table, bytes, grouped, percent, print, seconds, share};
 use super::train::cores;
@@ -57,7 +58,7 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub(super) struct TextArgs {
     /// Text to count: any UTF-8 text, or another encoding by --encoding; of JSON lines the texts, of a
-    /// directory its files. Several, each with this flag, are counted together.
+    /// directory its files; `-` is standard input. Several, each with this flag, are counted together.
     #[arg(short = 'c', long, value_name = "FILE", required = true, action = ArgAction::Append,
           aliases = ["corpus_path", "corpus-path"])]
     pub corpus: Vec<SourceArg>,
@@ -116,6 +117,12 @@ impl TextArgs {
     /// The text behind these flags.
     pub fn open(&self) -> Result<Text> {
         match &self.corpus[..] {
+            [one] if is_standard_input(&one.path) => match self.corpus_format {
+                Some(Format::Jsonl) => {
+                    Err(Error::usage("--corpus -: JSON lines are read from a file: name one"))
+                }
+                _ => Ok(Text::StandardInput),
+            },
             [one] if files(&one.path)? == [&*one.path] && self.is_text_as_it_lies(&one.path)? => {
                 Ok(Text::File(one.path.clone()))
             }
@@ -140,7 +147,7 @@ impl TextArgs {
             return Ok(format != Format::Jsonl && !path.is_dir());
         }
         let named = path.extension().is_some_and(|e| ["jsonl", "ndjson", "json"].iter().any(|j| e == *j));
-        Ok(!named && !path.is_dir())
+        Ok(!named && !path.is_dir() && !is_compressed(path)?)
     }
 
     /// Counts by `count`, which is told how far it is as it should tell.
@@ -158,6 +165,8 @@ impl TextArgs {
 pub(super) enum Text {
     /// The bytes of a file as they are.
     File(PathBuf),
+    /// The bytes that come in, read once.
+    StandardInput,
     /// The documents of a corpus, which are in UTF-8 whatever its files are in.
     Documents(Box<dyn Corpus>),
 }
@@ -172,6 +181,7 @@ impl Text {
     ) -> Result<Summary> {
         match self {
             Self::File(path) => count::each_word(path, config, progress, each),
+            Self::StandardInput => count::each_word_from(stdin(), config, progress, each),
             Self::Documents(corpus) => {
                 count::each_word_from(TextReader::new(&**corpus), &of_documents(config), progress, each)
             }
@@ -187,6 +197,7 @@ impl Text {
     ) -> Result<Built> {
         match self {
             Self::File(path) => count::build(path, config, selection, progress),
+            Self::StandardInput => count::build_from(stdin(), config, selection, progress),
             Self::Documents(corpus) => {
                 count::build_from(TextReader::new(&**corpus), &of_documents(config), selection, progress)
             }

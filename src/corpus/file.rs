@@ -3,7 +3,6 @@
 //! Takes a file, gives its lines or blocks of lines, borrowed from the map where possible. Makes, keeps and
 //! checks the index, and the UTF-8 copy where an encoding needs one. Knows nothing of what a record holds.
 
-use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -12,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::compressed::Compression;
 use super::fault::MAX_LINE;
 use super::index::{Identity, Index, MAX_BLOCK, Records, Refused, Window};
 use super::{Bytes, CorpusConfig, Io, Record, announce, reach};
@@ -58,10 +58,10 @@ pub struct IndexFile {
 impl TextFile {
     /// Indexes `source`, the file that `config` names, by records of this kind.
     pub fn new(source: OpenFile, config: &CorpusConfig, encoding: Encoding, kind: Records) -> Result<Self> {
-        let place = Place::of(config)?;
+        let place = Place::of(&source.path, config.index_dir.as_deref())?;
         // Lines can be cut before they are decoded, in most encodings; whether one is blank is seen in UTF-8.
         let in_place = encoding.is_utf8() || encoding.is_ascii_compatible() && kind == Records::Lines;
-        let marked = encoding.is_utf8() && source.bytes.slice(0..source.bytes.len().min(3))? == BOM;
+        let marked = encoding.is_utf8() && source.bytes.slice(0..source.bytes.len().min(3))?[..] == *BOM;
         let (index, index_file) = place.index(&source, if in_place { kind } else { Records::Lines })?;
         let content = index.content();
         let (source, index, index_file) = match in_place {
@@ -141,10 +141,7 @@ impl TextFile {
             return Err(self.changed(id));
         };
         let range = self.without_mark(id, &bytes, found.range);
-        let raw = match bytes {
-            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[range]),
-            Cow::Owned(bytes) => Cow::Owned(bytes[range].to_vec()),
-        };
+        let raw = bytes.cut(range);
         Ok(Record { line: window.line + found.line + 1, size: raw.len() as u64, raw })
     }
 
@@ -186,14 +183,7 @@ impl TextFile {
             let ends = tail.iter().rev().take_while(|&byte| b"\r\n".contains(byte)).count() as u64;
             size = range.end - range.start - ends;
         }
-        let raw = match kept {
-            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[place]),
-            Cow::Owned(mut bytes) => {
-                bytes.drain(..place.start);
-                Cow::Owned(bytes)
-            }
-        };
-        Ok(Record { line, size, raw })
+        Ok(Record { line, size, raw: kept.cut(place) })
     }
 
     /// Tells that these records are wanted soon.
@@ -249,6 +239,26 @@ impl OpenFile {
         let identity = Identity::of(modified, &*bytes)?;
         Ok(Self { path: path.to_owned(), bytes, identity })
     }
+
+    /// What this compressed file stands for: a copy beside it or in the index directory, made the first time. It is
+    /// named after the content, which the index of the compressed file keeps, so that nothing is read twice.
+    ///
+    /// # Errors
+    /// Those of [`Compression::expand`], and of writing there.
+    pub fn expanded(self, compression: Compression, config: &CorpusConfig) -> Result<Self> {
+        let place = Place::of(&self.path, config.index_dir.as_deref())?;
+        let (index, _) = place.index(&self, Records::Lines)?;
+        let copy = place.file(&format!(".{:016x}.text", index.content()));
+        match Self::open(&copy, config.io) {
+            Err(error) if error.kind() == ErrorKind::MissingInput => {}
+            opened => return opened,
+        }
+        tracing::info!(target: "corpus", from = %self.path.display(), to = %copy.display(), "expanding the corpus");
+        compression.expand(&*self.bytes, &copy).map_err(|error| {
+            error.context("a compressed corpus is copied out once (--index-dir says where)")
+        })?;
+        Self::open(&copy, config.io)
+    }
 }
 
 /// Where the index and the UTF-8 copy of a corpus are kept.
@@ -261,10 +271,9 @@ struct Place {
 }
 
 impl Place {
-    fn of(config: &CorpusConfig) -> Result<Self> {
-        let path = &config.path;
+    fn of(path: &Path, index_dir: Option<&Path>) -> Result<Self> {
         let mut stem = path.file_name().unwrap_or_default().to_owned();
-        match &config.index_dir {
+        match index_dir {
             None => {
                 let directory = parent(path).to_owned();
                 Ok(Self { directory, stem, given: false })
@@ -274,7 +283,7 @@ impl Place {
                 let whole = fs::canonicalize(path).map_err(|error| Error::reading(path, error))?;
                 stem.push(format!(".{:016x}", xxh3_64(whole.as_os_str().as_encoded_bytes())));
                 fs::create_dir_all(directory).map_err(|error| Error::writing(directory, error))?;
-                Ok(Self { directory: directory.clone(), stem, given: true })
+                Ok(Self { directory: directory.to_owned(), stem, given: true })
             }
         }
     }

@@ -7,7 +7,7 @@ use glob::{MatchOptions, Pattern, glob_with};
 use crate::{Error, ErrorKind, Result};
 
 /// Ends of the names of files that are kept beside a corpus, which no pattern means.
-const OURS: [&str; 4] = [".bsidx", ".bstok", ".bstok.part", ".utf8"];
+const OURS: [&str; 5] = [".bsidx", ".bstok", ".bstok.part", ".utf8", ".text"];
 
 /// The files that `path` stands for: itself, or, where it is the name of no file and has `*`, `?` or `[...]` in it, all
 /// files whose names match, sorted by name. Names that begin with a dot are matched by a dot only.

@@ -40,6 +40,10 @@ const MAX_ANCHOR_BYTES: usize = 1 << 27;
 /// Read at a time when building: fits into a second-level cache with room to spare.
 const CHUNK: u64 = 1 << 18;
 
+/// Line feeds are counted in so many bytes at a time, which is faster than to find them; they are found where an
+/// anchor is due.
+const COUNTED: usize = 256;
+
 /// A block that reaches this many bytes ends with the line that reaches them: a book without blank lines is
 /// many documents, each of which fits into memory.
 pub const MAX_BLOCK: u64 = 1 << 20;
@@ -228,16 +232,21 @@ impl Index {
 
     /// Counts the line feeds of `chunk`, which begins at `start`, and sets the anchors behind them.
     fn count_lines(&mut self, start: u64, chunk: &[u8], max_anchors: usize) {
-        let mut mask = self.stride() - 1;
-        for at in memchr_iter(b'\n', chunk) {
-            self.lines += 1;
-            if self.lines & mask == 0 {
-                self.anchors.push(start + at as u64 + 1);
-                if self.anchors.len() > max_anchors {
-                    self.thin();
-                    mask = self.stride() - 1;
+        for (piece, start) in chunk.chunks(COUNTED).zip((start..).step_by(COUNTED)) {
+            let (ends, last) = (memchr_iter(b'\n', piece), self.lines | (self.stride() - 1));
+            let counted = self.lines + ends.clone().count() as u64;
+            if counted > last {
+                for (at, line) in ends.zip(self.lines + 1..) {
+                    // The stride may double meanwhile.
+                    if line & (self.stride() - 1) == 0 {
+                        self.anchors.push(start + at as u64 + 1);
+                        if self.anchors.len() > max_anchors {
+                            self.thin();
+                        }
+                    }
                 }
             }
+            self.lines = counted;
         }
     }
 
@@ -661,9 +670,9 @@ impl White {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
 
     use super::*;
+    use crate::corpus::Piece;
 
     struct Fake(Vec<u8>);
 
@@ -672,8 +681,8 @@ mod tests {
             self.0.len() as u64
         }
 
-        fn slice(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
-            Ok(Cow::Borrowed(&self.0[range.start as usize..range.end as usize]))
+        fn slice(&self, range: Range<u64>) -> Result<Piece<'_>> {
+            Ok(Piece::Borrowed(&self.0[range.start as usize..range.end as usize]))
         }
     }
 

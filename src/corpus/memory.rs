@@ -1,13 +1,12 @@
 //! A file read into memory once: independent of what happens to it later. Takes an open file, gives its
 //! bytes. Knows nothing of lines.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
-use super::{Bytes, within};
+use super::{Bytes, Piece, within};
 use crate::{Error, ErrorKind, Result};
 
 /// The bytes of a file, in memory.
@@ -44,7 +43,7 @@ impl Bytes for InMemory {
         self.bytes.len() as u64
     }
 
-    fn slice(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        Ok(Cow::Borrowed(&self.bytes[within(range, self.bytes.len())?]))
+    fn slice(&self, range: Range<u64>) -> Result<Piece<'_>> {
+        Ok(Piece::Borrowed(&self.bytes[within(range, self.bytes.len())?]))
     }
 }

@@ -1,14 +1,13 @@
 //! A file mapped into memory: any size, one copy for all threads, pages read when they are touched. Takes an
 //! open file, gives its bytes. Knows nothing of lines.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
 use memmap2::{Advice, Mmap, MmapOptions};
 
-use super::{Bytes, within};
+use super::{Bytes, Piece, within};
 use crate::{Error, Result};
 
 /// The bytes of a mapped file.
@@ -43,8 +42,8 @@ impl Bytes for Mapped {
         self.map.len() as u64
     }
 
-    fn slice(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        Ok(Cow::Borrowed(&self.map[within(range, self.map.len())?]))
+    fn slice(&self, range: Range<u64>) -> Result<Piece<'_>> {
+        Ok(Piece::Borrowed(&self.map[within(range, self.map.len())?]))
     }
 
     fn announce(&self, range: Range<u64>) {

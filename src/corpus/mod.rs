@@ -11,6 +11,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -18,6 +19,7 @@ use smallvec::SmallVec;
 use crate::{Error, Result};
 
 pub mod check;
+mod compressed;
 mod directory;
 mod fault;
 mod file;
@@ -36,6 +38,7 @@ mod split;
 mod text;
 pub mod tokens;
 
+pub use compressed::Compression;
 pub use fault::Fault;
 pub use file::{IndexFile, TextFile};
 pub use files::files;
@@ -70,13 +73,13 @@ impl Document<'_> {
 }
 
 /// The bytes that hold a document, as they lie in their file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Record<'c> {
     /// Line of the file that it begins with, from 1.
     pub line: u64,
     /// Size in bytes; more than are in `raw` where there are too many to be read, which are never a document.
     pub size: u64,
-    pub raw: Cow<'c, [u8]>,
+    pub raw: Piece<'c>,
 }
 
 /// What a document is, and so how samples are made of it.
@@ -153,6 +156,67 @@ pub fn mean_bytes(corpus: &dyn Corpus) -> u64 {
     (corpus.bytes() / corpus.len().max(1)).max(1)
 }
 
+/// Bytes of a file, with whatever keeps them in memory.
+#[derive(Clone, Debug)]
+pub enum Piece<'b> {
+    /// Of all the file's bytes, which are at hand.
+    Borrowed(&'b [u8]),
+    /// Read for whoever asked, who wants this range of them.
+    Read(Vec<u8>, Range<usize>),
+    /// The same of a page that the reader keeps for others as well.
+    Kept(Arc<[u8]>, Range<usize>),
+}
+
+impl Piece<'_> {
+    /// A part of it, by places in it.
+    pub fn cut(self, part: Range<usize>) -> Self {
+        let within = |range: &Range<usize>| range.start + part.start..range.start + part.end;
+        match self {
+            Self::Borrowed(bytes) => Self::Borrowed(&bytes[part]),
+            Self::Read(bytes, range) => Self::Read(bytes, within(&range)),
+            Self::Kept(page, range) => Self::Kept(page, within(&range)),
+        }
+    }
+}
+
+impl Deref for Piece<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Read(bytes, range) => &bytes[range.clone()],
+            Self::Kept(page, range) => &page[range.clone()],
+        }
+    }
+}
+
+impl PartialEq for Piece<'_> {
+    /// Whether the bytes are the same, wherever they are.
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl From<Vec<u8>> for Piece<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        let all = 0..bytes.len();
+        Self::Read(bytes, all)
+    }
+}
+
+impl<'b> From<&'b [u8]> for Piece<'b> {
+    fn from(bytes: &'b [u8]) -> Self {
+        Self::Borrowed(bytes)
+    }
+}
+
+impl Default for Piece<'_> {
+    fn default() -> Self {
+        Self::Borrowed(&[])
+    }
+}
+
 /// Bytes of one file by range. Shared by all workers.
 pub trait Bytes: Send + Sync {
     /// Length in bytes, pinned when the file was opened.
@@ -167,7 +231,7 @@ pub trait Bytes: Send + Sync {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] where the file cannot be read any more.
-    fn slice(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>>;
+    fn slice(&self, range: Range<u64>) -> Result<Piece<'_>>;
 
     /// Tells that `range` is wanted soon: the system may read it meanwhile. A hint, which may fail silently.
     fn announce(&self, _range: Range<u64>) {}
@@ -478,7 +542,7 @@ mod tests {
         assert_eq!(bytes.len(), 100_000);
         for range in [0..0, 0..1, 4095..4097, 99_999..100_000, 100_000..100_000, 0..100_000] {
             let expected = &content[range.start as usize..range.end as usize];
-            assert_eq!(bytes.slice(range).unwrap(), expected, "{io:?}");
+            assert_eq!(*bytes.slice(range).unwrap(), *expected, "{io:?}");
         }
         for (start, end) in [(0, 100_001), (100_001, 100_001), (5, 4), (u64::MAX, u64::MAX), (0, u64::MAX)] {
             let error = bytes.slice(start..end).unwrap_err();
@@ -487,7 +551,7 @@ mod tests {
         // What is appended later does not exist: the length was pinned when the file was opened.
         std::fs::write(&path, [&content[..], b"more"].concat()).unwrap();
         assert_eq!(bytes.len(), 100_000, "{io:?}");
-        assert_eq!(bytes.slice(0..100_000).unwrap(), content, "{io:?}");
+        assert_eq!(*bytes.slice(0..100_000).unwrap(), *content, "{io:?}");
 
         let empty = dir.path().join("empty");
         std::fs::write(&empty, b"").unwrap();
@@ -509,7 +573,7 @@ mod tests {
         std::fs::write(&path, [7; 5000]).unwrap();
         let bytes = reach(&path, &std::fs::File::open(&path).unwrap(), Io::Pread).unwrap();
         std::fs::write(&path, [7; 4999]).unwrap();
-        assert_eq!(bytes.slice(0..4999).unwrap(), &[7; 4999][..]);
+        assert_eq!(*bytes.slice(0..4999).unwrap(), [7; 4999]);
         let error = bytes.slice(4999..5000).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Io);
         assert!(error.to_string().contains("it shrank from 5000 bytes"), "{error}");

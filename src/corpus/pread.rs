@@ -2,27 +2,59 @@
 //! gives its bytes. Knows nothing of lines.
 //!
 //! Each piece is a buffer of its own, freed by whoever asked for it; the longest are bounded by those who ask (a
-//! window of the index, a record). So the address space stays small whatever the file's size, a network file system
-//! is read by calls that can fail, and a file that was truncated is an error and not a signal.
+//! window of the index, a record). What is announced is kept in pages from its first use on, since it will be asked
+//! for many times, a piece at a time: a call for each would cost more than the text in it. So the address space stays
+//! small whatever the file's size, a network file system is read by calls that can fail, and a file that was
+//! truncated is an error and not a signal.
 
-use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::ErrorKind as Io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use rustix::fs::{Advice, fadvise};
 
-use super::{Bytes, within};
+use super::{Bytes, Piece, within};
 use crate::{Error, ErrorKind, Result};
+
+/// Kept at a time: small enough that the ends of what is announced waste little, many times a piece.
+const PAGE: u64 = 64 << 10;
+
+/// Most pages that are kept, 64 MiB: as much as two windows of the order in blocks have, of which one is in use.
+const KEPT: usize = 1024;
 
 /// The bytes of an open file.
 pub struct Positioned {
     path: PathBuf,
     file: File,
     length: usize,
+    pages: RwLock<Pages>,
+}
+
+/// Pages by number, from the first announced to the last, each read when it is first used.
+#[derive(Default)]
+struct Pages {
+    kept: HashMap<u64, Arc<OnceLock<Arc<[u8]>>>>,
+    order: VecDeque<u64>,
+}
+
+impl Pages {
+    fn keep(&mut self, page: u64) {
+        if self.kept.contains_key(&page) {
+            return;
+        }
+        if self.order.len() == KEPT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.kept.remove(&oldest);
+        }
+        self.kept.insert(page, Arc::default());
+        self.order.push_back(page);
+    }
 }
 
 impl Positioned {
@@ -34,20 +66,29 @@ impl Positioned {
         let failed = |error| Error::reading(path, error);
         let length = usize::try_from(file.metadata().map_err(failed)?.len())
             .map_err(|_| Error::data(format!("{}: too large for this system", path.display())))?;
-        Ok(Self { path: path.to_owned(), file: file.try_clone().map_err(failed)?, length })
-    }
-}
-
-impl Bytes for Positioned {
-    fn len(&self) -> u64 {
-        self.length as u64
+        let file = file.try_clone().map_err(failed)?;
+        Ok(Self { path: path.to_owned(), file, length, pages: RwLock::default() })
     }
 
-    fn slice(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+    /// Page `page` where it is kept, read now where it was not before.
+    fn page(&self, page: u64) -> Result<Option<Arc<[u8]>>> {
+        let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(slot) = pages.kept.get(&page).cloned() else { return Ok(None) };
+        drop(pages);
+        if let Some(bytes) = slot.get() {
+            return Ok(Some(bytes.clone()));
+        }
+        let start = page * PAGE;
+        let bytes = self.read(start..(start + PAGE).min(self.length as u64))?;
+        // Another thread may have been as quick: its copy is as good.
+        Ok(Some(slot.get_or_init(|| bytes.into()).clone()))
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
         let start = range.start;
         let mut bytes = vec![0; within(range, self.length)?.len()];
         match self.file.read_exact_at(&mut bytes, start) {
-            Ok(()) => Ok(Cow::Owned(bytes)),
+            Ok(()) => Ok(bytes),
             Err(error) if error.kind() == Io::UnexpectedEof => Err(Error::new(
                 ErrorKind::Io,
                 format!(
@@ -59,11 +100,60 @@ impl Bytes for Positioned {
             Err(error) => Err(Error::reading(&self.path, error)),
         }
     }
+}
+
+impl Bytes for Positioned {
+    fn len(&self) -> u64 {
+        self.length as u64
+    }
+
+    fn slice(&self, range: Range<u64>) -> Result<Piece<'_>> {
+        within(range.clone(), self.length)?;
+        let page = range.start / PAGE;
+        let (from, to) = (range.start - page * PAGE, range.end - page * PAGE);
+        // Few pieces lie in two pages: they are read by themselves.
+        if to <= PAGE
+            && let Some(bytes) = self.page(page)?
+        {
+            return Ok(Piece::Kept(bytes, from as usize..to as usize));
+        }
+        self.read(range).map(Piece::from)
+    }
 
     fn announce(&self, range: Range<u64>) {
         let length = NonZeroU64::new(range.end - range.start);
         if let Err(error) = fadvise(&self.file, range.start, length, Advice::WillNeed) {
             tracing::trace!(target: "corpus", %error, "not read ahead");
         }
+        let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+        (range.start / PAGE..range.end.div_ceil(PAGE)).for_each(|page| pages.keep(page));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_are_announced_hold_what_the_file_holds_and_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bytes");
+        let content: Vec<u8> = (0..200_000_u64).map(|i| ((i * i) >> 7) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let bytes = Positioned::new(&path, &File::open(&path).unwrap()).unwrap();
+        bytes.announce(70_000..200_000);
+        for range in
+            [0..10, 65_530..65_540, 70_000..70_100, 131_000..131_072, 131_000..131_073, 199_999..200_000]
+        {
+            let piece = bytes.slice(range.clone()).unwrap();
+            assert_eq!(*piece, content[range.start as usize..range.end as usize], "{range:?}");
+            let kept = range.start >= PAGE && range.start / PAGE == (range.end - 1) / PAGE;
+            assert_eq!(matches!(piece, Piece::Kept(..)), kept, "{range:?}");
+        }
+        let mut pages = Pages::default();
+        (0..2 * KEPT as u64).for_each(|page| pages.keep(page));
+        pages.keep(2 * KEPT as u64 - 1);
+        assert_eq!((pages.kept.len(), pages.order.len()), (KEPT, KEPT));
+        assert!(pages.kept.contains_key(&(KEPT as u64)) && !pages.kept.contains_key(&0));
     }
 }

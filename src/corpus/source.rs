@@ -12,11 +12,14 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::compressed::Compression;
 use super::directory::Directory;
 use super::fault::{Fault, MAX_LINE};
 use super::file::{OpenFile, TextFile};
 use super::index::Records;
-use super::{Corpus, CorpusConfig, Document, Format, Record, Shape, format, jsonl, pairs, sentences, text};
+use super::{
+    Corpus, CorpusConfig, Document, Format, Piece, Record, Shape, format, jsonl, pairs, sentences, text,
+};
 use crate::text::{BOM, Encoding, HEAD};
 use crate::{Error, Result};
 
@@ -214,8 +217,8 @@ impl Corpus for TextCorpus {
             Store::Directory(directory) => directory.record(id),
         }?;
         match record.raw {
-            Cow::Borrowed(raw) => self.parse(raw, record.line, record.size),
-            Cow::Owned(raw) => self.parse(&raw, record.line, record.size).map(Document::into_owned),
+            Piece::Borrowed(raw) => self.parse(raw, record.line, record.size),
+            raw => self.parse(&raw, record.line, record.size).map(Document::into_owned),
         }
         .map_err(|fault| self.fault(id, fault))
     }
@@ -265,7 +268,12 @@ fn directory_format(config: &CorpusConfig) -> Result<Format> {
 }
 
 fn open_file(config: &CorpusConfig, encoding: Encoding) -> Result<(Format, Store)> {
-    let source = OpenFile::open(&config.path, config.io)?;
+    let (mut source, mut name) = (OpenFile::open(&config.path, config.io)?, &*config.path);
+    let compression = Compression::of(&source.bytes.slice(0..source.bytes.len().min(4))?);
+    if let Some(compression) = compression {
+        source = source.expanded(compression, config)?;
+        name = compression.before(name);
+    }
     let head = source.bytes.slice(0..source.bytes.len().min(HEAD as u64))?;
     let empty = || Error::data("the file is empty: there is no document in it");
     if head.is_empty() || &head[..] == BOM {
@@ -275,7 +283,7 @@ fn open_file(config: &CorpusConfig, encoding: Encoding) -> Result<(Format, Store
     drop(head);
     let format = match config.format {
         Some(format) => format,
-        None => format::guess(&config.path, &*source.bytes, encoding)?,
+        None => format::guess(name, &*source.bytes, encoding)?,
     };
     let file = TextFile::new(source, config, encoding, records(format))?;
     match (file.index().len(), file.used()) {

@@ -83,3 +83,63 @@ fn ids_that_do_not_fit_are_refused_where_they_are_named_and_passed_over_elsewher
         refused.stderr
     );
 }
+
+#[test]
+fn standard_input_is_a_corpus_and_leaves_nothing_behind() {
+    let place = Place::with_lines(300);
+    let check = |flags: &str, from_file: &str| {
+        let ran = place.run_on(flags, "train.tsv");
+        assert_eq!(
+            (ran.code, ran.stdout == place.good(from_file).stdout),
+            (0, true),
+            "{flags}: {}",
+            ran.stderr
+        );
+    };
+    let flags = "--vocab vocab.json --seq-len 24 --json";
+    check(&format!("sample --corpus - {flags}"), &format!("sample --corpus train.tsv {flags}"));
+    check(&format!("collate --corpus - {flags}"), &format!("collate --corpus train.tsv {flags}"));
+    assert_eq!(place.run_on("vocab --corpus - --output piped.json", "train.tsv").code, 0);
+    assert_eq!(place.read("piped.json"), place.read("vocab.json"));
+
+    let ran = place.run_on("tokenize --corpus - --vocab vocab.json --output piped.bstok", "train.tsv");
+    assert!(ran.code == 0 && ran.stdout.contains("--corpus piped.bstok.txt --tokens piped.bstok"), "{ran:?}");
+    let with_ids = format!("collate --corpus piped.bstok.txt --tokens piped.bstok {flags}");
+    assert!(
+        place.good(&with_ids).stdout == place.good(&format!("collate --corpus train.tsv {flags}")).stdout
+    );
+
+    for (flags, expected) in [
+        ("tokenize --corpus - --vocab vocab.json", "needs --output"),
+        ("tokenize --corpus - --vocab vocab.json --output piped.bstok", "exists"),
+        ("sample --corpus - --corpus - --vocab vocab.json", "twice"),
+        ("vocab --corpus - --corpus-format jsonl --output never.json", "name one"),
+        ("train --corpus - --vocab vocab.json --output never", "epoch after epoch"),
+    ] {
+        let ran = place.run_on(flags, "train.tsv");
+        assert!(ran.code != 0 && ran.stderr.contains(expected), "{flags}: {}", ran.stderr);
+        assert!(!place.path("never").exists() && !place.path("never.json").exists());
+    }
+}
+
+#[test]
+fn a_compressed_corpus_gives_the_batches_of_the_text() {
+    use std::io::Write;
+
+    let place = Place::with_lines(300);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&place.read("train.tsv")).unwrap();
+    place.write("gz.tsv.gz", gzip.finish().unwrap());
+    place.write("zst.tsv.zst", zstd::encode_all(&place.read("train.tsv")[..], 0).unwrap());
+    let flags = "--vocab vocab.json --seq-len 24 --json";
+    let expected = place.good(&format!("collate --corpus train.tsv {flags}")).stdout;
+    for corpus in ["gz.tsv.gz", "zst.tsv.zst"] {
+        let batches = format!("collate --corpus {corpus} {flags}");
+        assert!(place.good(&batches).stdout == expected, "{corpus}");
+        place.good(&format!("tokenize --corpus {corpus} --vocab vocab.json"));
+        ids(&place, corpus);
+        assert!(place.good(&batches).stdout == expected, "{corpus} with ids");
+        place.good(&format!("vocab --corpus {corpus} --output of-compressed.json"));
+        assert_eq!(place.read("of-compressed.json"), place.read("vocab.json"), "{corpus}");
+    }
+}

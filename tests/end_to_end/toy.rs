@@ -92,7 +92,18 @@ impl Place {
 
     /// Runs it to its end.
     pub fn run(&self, flags: &str) -> Ran {
-        let output = self.command(flags).output().unwrap();
+        self.ended(flags, self.command(flags))
+    }
+
+    /// [`Place::run`] with a file on standard input.
+    pub fn run_on(&self, flags: &str, input: &str) -> Ran {
+        let mut command = self.command(flags);
+        command.stdin(fs::File::open(self.path(input)).unwrap());
+        self.ended(flags, command)
+    }
+
+    fn ended(&self, flags: &str, mut command: Command) -> Ran {
+        let output = command.output().unwrap();
         let ran = Ran {
             code: output.status.code().unwrap_or_else(|| panic!("{flags}: {}", output.status)),
             stdout: String::from_utf8(output.stdout).unwrap(),

@@ -33,16 +33,20 @@ pub fn run(args: &Args) -> Result<()> {
     let selection = Selection { max_size: Some(args.vocab_size), min_freq: args.text.min_freq };
     let text = args.text.open()?;
     let mut held = Vec::new();
-    if args.measure.alone {
-        match &text {
-            Text::File(path) => held = std::fs::read(path).map_err(|error| Error::reading(path, error))?,
-            Text::Documents(corpus) => {
-                TextReader::new(&**corpus)
-                    .read_to_end(&mut held)
-                    .map_err(|error| Error::reading(corpus.path(), error))?;
-                config = of_documents(&config);
-            }
+    match (&text, args.measure.alone) {
+        (Text::StandardInput, _) => {
+            return Err(Error::usage("--corpus -: what is measured is read again and again: name a file"));
         }
+        (Text::File(path), true) => {
+            held = std::fs::read(path).map_err(|error| Error::reading(path, error))?;
+        }
+        (Text::Documents(corpus), true) => {
+            TextReader::new(&**corpus)
+                .read_to_end(&mut held)
+                .map_err(|error| Error::reading(corpus.path(), error))?;
+            config = of_documents(&config);
+        }
+        (_, false) => {}
     }
     let (mut words, mut bytes, mut passes) = (0, 0, 0);
     let started = Instant::now();

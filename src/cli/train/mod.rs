@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::ArgAction;
 
 use super::bottleneck::Situation;
-use super::flags::{Preset, ReadingFlags, SampleFlags, SourceArg, TokensFlag};
+use super::flags::{Preset, ReadingFlags, SampleFlags, SourceArg, TokensFlag, is_standard_input};
 use super::output::tell;
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{Corpus, Sources};
@@ -164,6 +164,11 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn start(args: &Args) -> Result<()> {
     let Some(output) = &args.output else { return Err(Error::usage("a new run needs --output")) };
+    if args.corpus.iter().chain(&args.test).any(|source| is_standard_input(&source.path)) {
+        let what =
+            "--corpus -: a run reads its text epoch after epoch, and again on --resume: write it to a file";
+        return Err(Error::usage(what));
+    }
     let vocab = init::vocabulary(args)?;
     let (corpus, test) = args.corpora(None)?;
     let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref(), &args.tokens)?;

@@ -9,7 +9,6 @@
 //! verified when the block is first touched, so that opening reads only the ends of the file, and every byte is
 //! verified before it is used. `docs/FORMATS.md` has it byte for byte.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::{Bytes, Corpus, Document, Io, Shape, Source, Sources, files, mean_bytes, reach};
+use super::{Bytes, Corpus, Document, Io, Piece, Shape, Source, Sources, files, mean_bytes, reach};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result};
 
@@ -254,7 +253,7 @@ impl TokenFile {
         let mut ids = DocumentIds::default();
         let mut is_sound = |at: usize| {
             let (from, to) = (read_u32(&body, 4 * at)?, read_u32(&body, 4 * at + 4)?);
-            ids.bytes = Cow::Borrowed(body.get(from as usize..to as usize)?);
+            ids.bytes = Piece::Borrowed(body.get(from as usize..to as usize)?);
             self.parse(&mut ids)?;
             ids.ids(0..ids.tokens()).all(|id| id < self.ids).then_some(())
         };
@@ -304,7 +303,7 @@ struct Stored {
 #[derive(Clone, Debug, Default)]
 pub struct DocumentIds<'f> {
     /// As they lie in the file.
-    bytes: Cow<'f, [u8]>,
+    bytes: Piece<'f>,
     sentences: Vec<Stored>,
     /// Where its ids are in its bytes.
     ids: Range<usize>,
