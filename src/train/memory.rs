@@ -1,6 +1,6 @@
 //! About how much memory a training takes, told before it is taken.
 
-use crate::model::{Arch, ModelConfig, Precision};
+use crate::model::{Arch, ModelConfig};
 
 /// Parameters of a model of this shape: the length of its layout, without laying it out. In floating point,
 /// which no shape overflows.
@@ -22,17 +22,12 @@ pub fn parameters(model: &ModelConfig) -> f64 {
 /// About the bytes that a training takes whose batches hold `tokens` tokens in samples of `seq_len` on
 /// average: weights, gradients and both moments, and what forward and backward of one batch keep (some 34
 /// numbers per token and unit of width, attention probabilities with their gradients, and the distributions
-/// over the vocabulary for a fifth of the tokens, twice). All in single precision; bfloat16 adds its two packed copies
-/// of the weights.
-pub fn training_bytes(model: &ModelConfig, precision: Precision, tokens: f64, seq_len: f64) -> f64 {
+/// over the vocabulary for a fifth of the tokens, twice). All in single precision.
+pub fn training_bytes(model: &ModelConfig, tokens: f64, seq_len: f64) -> f64 {
     let [h, v, layers, heads] = [model.hidden, model.vocab_size, model.layers, model.heads].map(|n| n as f64);
     let blocks = tokens * layers * (34.0 * h + 3.0 * heads * seq_len);
     let head = 2.0 * tokens / 5.0 * v;
-    let columns = match precision {
-        Precision::F32 => 4.0,
-        Precision::Bf16 => 5.0,
-    };
-    4.0 * (columns * parameters(model) + blocks + head)
+    4.0 * (4.0 * parameters(model) + blocks + head)
 }
 
 #[cfg(test)]
@@ -71,7 +66,7 @@ mod tests {
             init: Init::default(),
             max_positions: published_positions(),
         };
-        let bytes = training_bytes(&model, Precision::Bf16, 1e6, 100.0);
+        let bytes = training_bytes(&model, 1e6, 100.0);
         assert!(bytes.is_finite() && bytes > 1e50);
     }
 }

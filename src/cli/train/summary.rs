@@ -69,7 +69,7 @@ pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Sur
 /// About the bytes that this training takes.
 fn needed_bytes(config: &RunConfig, survey: &Survey) -> f64 {
     let Survey { tokens_per_batch, tokens_per_sample, .. } = *survey;
-    memory::training_bytes(&config.model, config.compute.precision, tokens_per_batch, tokens_per_sample)
+    memory::training_bytes(&config.model, tokens_per_batch, tokens_per_sample)
 }
 
 /// Refuses a training that does not fit into the memory there is, before anything of it is taken. What a GPU

@@ -1,19 +1,19 @@
 //! What BERT puts between the last block and its heads: the pooler before the pair head, the transform before
-//! the vocabulary head. Each works on gathered rows, on the calling thread, in single precision: some hundredths
-//! of a step.
+//! the vocabulary head. Each works on gathered rows, in single precision; products are shared by all threads of the
+//! pool.
 
 use super::chunk::{Model, grow};
 use super::kernels::{self, Dropout, Moments, Old};
-use super::linear::{Linear, add_weight_gradient};
+use super::linear::{Linear, add_weight_gradient_on_all_threads};
 use super::matmul::Mat;
 use crate::model::layout::BertRanges;
 
 fn pooler<'m>(model: &'m Model<'_>, ranges: &BertRanges) -> Linear<'m> {
-    Linear::new(model.at(&ranges.pooler_weight), model.at(&ranges.pooler_bias), None)
+    Linear::new(model.at(&ranges.pooler_weight), model.at(&ranges.pooler_bias))
 }
 
 fn transform<'m>(model: &'m Model<'_>, ranges: &BertRanges) -> Linear<'m> {
-    Linear::new(model.at(&ranges.transform_weight), model.at(&ranges.transform_bias), None)
+    Linear::new(model.at(&ranges.transform_weight), model.at(&ranges.transform_bias))
 }
 
 /// `tanh(linear(x))` of each sample's first token.
@@ -30,8 +30,7 @@ impl Pooler {
         self.inputs.clear();
         self.inputs.extend_from_slice(x);
         let outputs = grow(&mut self.outputs, x.len());
-        let rows = x.len() / model.config.hidden;
-        pooler(model, ranges).forward(outputs, x, rows);
+        pooler(model, ranges).forward_on_all_threads(outputs, x);
         kernels::tanh(outputs);
         outputs
     }
@@ -49,9 +48,9 @@ impl Pooler {
         kernels::tanh_backward(dpooled, &self.outputs[..dpooled.len()]);
         kernels::add_column_sums(&mut flat[ranges.pooler_bias.clone()], dpooled);
         let (dy, x) = (Mat::new(dpooled, rows, h), Mat::new(&self.inputs, rows, h));
-        add_weight_gradient(&mut flat[ranges.pooler_weight.clone()], 0, dy, h, x);
+        add_weight_gradient_on_all_threads(&mut flat[ranges.pooler_weight.clone()], dy, x);
         let dinputs = grow(&mut self.dinputs, dpooled.len());
-        pooler(model, ranges).input_gradient(dinputs, dpooled, rows);
+        pooler(model, ranges).input_gradient_on_all_threads(dinputs, dpooled);
         dinputs
     }
 }
@@ -80,7 +79,7 @@ impl Transform {
         self.coordinates.resize(rows, 0);
         let (coordinates, factors) = (&self.coordinates, grow(&mut self.factors, h));
         let inner = grow(&mut self.inner, n);
-        transform(model, ranges).forward(inner, x, rows);
+        transform(model, ranges).forward_on_all_threads(inner, x);
         let activated = grow(&mut self.activated, n);
         kernels::gelu(model.gelu(), activated, inner, h, coordinates, &Dropout::OFF, factors);
         let (gain, shift) = (model.at(&ranges.transform_gain), model.at(&ranges.transform_shift));
@@ -109,11 +108,10 @@ impl Transform {
         let (inner, coordinates, factors) = (&self.inner[..n], &self.coordinates, &mut self.factors);
         let none = Dropout::OFF;
         kernels::gelu_backward(model.gelu(), activated, dinner, inner, dbias, coordinates, &none, factors);
-        let dweight = &mut flat[ranges.transform_weight.clone()];
         let (dy, x) = (Mat::new(dinner, rows, h), Mat::new(&self.inputs, rows, h));
-        add_weight_gradient(dweight, 0, dy, h, x);
+        add_weight_gradient_on_all_threads(&mut flat[ranges.transform_weight.clone()], dy, x);
         let dinputs = grow(&mut self.dinputs, n);
-        transform(model, ranges).input_gradient(dinputs, dinner, rows);
+        transform(model, ranges).input_gradient_on_all_threads(dinputs, dinner);
         dinputs
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::attention::{self, Scratch, Shape, Span};
 use super::kernels::{self, Dropout, Gelu, Moments, Norm, Old};
-use super::linear::{Linear, PackedWeight};
+use super::linear::Linear;
 use super::matmul::{Kernel, Mat, Packed, Rhs};
 use super::selection::Selection;
 use crate::collate::HostBatch;
@@ -51,12 +51,9 @@ pub struct Model<'m> {
     pub positions: &'m [f32],
     pub dropouts: Dropouts,
     pub kernel: Kernel,
-    /// The blocks' weights for the products.
-    pub packed: &'m [PackedBlock],
+    /// The weights of the block at hand for products of the direction at hand, in the order of [`Part`].
+    pub packed: &'m [Packed; 4],
 }
-
-/// The four weights of a block, in the order of [`Part`].
-pub type PackedBlock = [PackedWeight; 4];
 
 /// The linear layers of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,13 +101,18 @@ impl Model<'_> {
         }
     }
 
-    fn linear(&self, layer: usize, part: Part) -> Linear<'_> {
+    /// A layer of a block.
+    pub fn linear(&self, layer: usize, part: Part) -> Linear<'_> {
         let (weight, bias) = part.ranges(&self.blocks[layer]);
-        self.packed[layer][part as usize].layer(self.kernel, self.at(weight), self.at(bias))
+        Linear::new(self.at(weight), self.at(bias)).with(self.kernel, &self.packed[part as usize])
     }
 
     fn shape(&self) -> Shape {
-        Shape { heads: self.config.heads, head_dim: self.config.head_dim(), kernel: self.kernel }
+        Shape {
+            heads: self.config.heads,
+            head_dim: self.config.head_dim(),
+            kernel: self.kernel.for_attention(),
+        }
     }
 }
 
@@ -282,22 +284,19 @@ impl Chunk {
         layer + 1 == self.kept.len()
     }
 
-    /// Embeddings and all blocks: fills `output`, and what the backward pass needs.
-    pub fn forward(&mut self, model: &Model<'_>) {
-        let layers = model.blocks.len();
-        self.kept.resize_with(layers, Kept::default);
-        grow(&mut self.factors, 2 * model.config.feed_forward());
-        self.embed(model);
-        for layer in 0..layers {
-            match model.config.arch {
-                Arch::Reference => self.forward_pre_norm(model, layer),
-                Arch::Bert => self.forward_post_norm(model, layer),
-            }
+    /// One block: fills the next one's input, or `output`, and what the backward pass needs.
+    pub fn forward(&mut self, model: &Model<'_>, layer: usize) {
+        match model.config.arch {
+            Arch::Reference => self.forward_pre_norm(model, layer),
+            Arch::Bert => self.forward_post_norm(model, layer),
         }
     }
 
-    /// Sum of token, position and segment embeddings, normalised where the architecture does, with dropout.
-    fn embed(&mut self, model: &Model<'_>) {
+    /// Sum of token, position and segment embeddings, normalised where the architecture does, with dropout: the first
+    /// block's input.
+    pub fn embed(&mut self, model: &Model<'_>) {
+        self.kept.resize_with(model.blocks.len(), Kept::default);
+        grow(&mut self.factors, 2 * model.config.feed_forward());
         let (h, n) = (model.config.hidden, self.tokens * model.config.hidden);
         let (token, segment) = (model.at(&model.outer.token), model.at(&model.outer.segment));
         let mut rows = (self.ids.iter().zip(&self.segments).zip(&self.positions).zip(&self.coordinates)).map(

@@ -1,26 +1,14 @@
-//! Linear layers: `y = x · weight^T + bias` and its gradients, with weights packed once a step.
+//! Linear layers: `y = x · weight^T + bias` and its gradients.
+
+use rayon::prelude::*;
 
 use super::matmul::{Kernel, Mat, MatMut, Packed, Rhs, Write, product};
 
-/// A weight `(outputs, inputs)` as the products of both directions read it; empty in single precision.
-#[derive(Default)]
-pub struct PackedWeight {
-    forward: Packed,
-    backward: Packed,
-}
-
-impl PackedWeight {
-    /// Takes the weight's values anew.
-    pub fn pack(&mut self, kernel: Kernel, weight: &[f32], outputs: usize) {
-        let view = Mat::new(weight, outputs, weight.len() / outputs);
-        self.forward.pack(kernel, view.t());
-        self.backward.pack(kernel, view);
-    }
-
-    /// The layer of the weight that was packed.
-    pub fn layer<'m>(&'m self, kernel: Kernel, weight: &'m [f32], bias: &'m [f32]) -> Linear<'m> {
-        Linear::new(weight, bias, (kernel != Kernel::Single).then_some(self))
-    }
+/// Which way products with a weight go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Forward,
+    Backward,
 }
 
 /// One layer's parameters.
@@ -28,30 +16,71 @@ impl PackedWeight {
 pub struct Linear<'m> {
     weight: Mat<'m>,
     bias: &'m [f32],
-    packed: Option<&'m PackedWeight>,
+    packed: Option<&'m Packed>,
 }
 
 impl<'m> Linear<'m> {
-    /// `weight (outputs, inputs)` and `bias (outputs)`; where the weight is packed, products take that.
-    pub fn new(weight: &'m [f32], bias: &'m [f32], packed: Option<&'m PackedWeight>) -> Self {
-        Self { weight: Mat::new(weight, bias.len(), weight.len() / bias.len()), bias, packed }
+    /// `weight (outputs, inputs)` and `bias (outputs)`, whose products are those of plain views.
+    pub fn new(weight: &'m [f32], bias: &'m [f32]) -> Self {
+        Self { weight: Mat::new(weight, bias.len(), weight.len() / bias.len()), bias, packed: None }
+    }
+
+    /// The same with the weight as `kernel` reads it, which was packed for the direction that is asked for.
+    pub fn with(self, kernel: Kernel, packed: &'m Packed) -> Self {
+        Self { packed: (kernel != Kernel::Single).then_some(packed), ..self }
+    }
+
+    /// The weight as the right operand of a direction.
+    pub fn operand(&self, direction: Direction) -> Mat<'m> {
+        match direction {
+            Direction::Forward => self.weight.t(),
+            Direction::Backward => self.weight,
+        }
+    }
+
+    fn rhs(&self, direction: Direction) -> Rhs<'m> {
+        self.packed.map_or(Rhs::Plain(self.operand(direction)), Rhs::Packed)
     }
 
     /// `y (rows, outputs)` of `x (rows, inputs)`.
     pub fn forward(&self, y: &mut [f32], x: &[f32], rows: usize) {
         let (outputs, inputs) = self.weight.shape();
-        let rhs = self.packed.map_or(Rhs::Plain(self.weight.t()), |packed| Rhs::Packed(&packed.forward));
         let y = MatMut::new(y, rows, outputs);
-        product(y, Write::Bias(self.bias), Mat::new(x, rows, inputs), rhs, 1.0);
+        product(y, Write::Bias(self.bias), Mat::new(x, rows, inputs), self.rhs(Direction::Forward), 1.0);
     }
 
     /// `dx (rows, inputs)` from `dy (rows, outputs)`.
     pub fn input_gradient(&self, dx: &mut [f32], dy: &[f32], rows: usize) {
         let (outputs, inputs) = self.weight.shape();
-        let rhs = self.packed.map_or(Rhs::Plain(self.weight), |packed| Rhs::Packed(&packed.backward));
         let dx = MatMut::new(dx, rows, inputs);
-        product(dx, Write::Store, Mat::new(dy, rows, outputs), rhs, 1.0);
+        product(dx, Write::Store, Mat::new(dy, rows, outputs), self.rhs(Direction::Backward), 1.0);
     }
+}
+
+/// Rows of a product at a time where several threads share it.
+const ROWS_PER_TASK: usize = 32;
+
+impl Linear<'_> {
+    /// [`Self::forward`] on all threads of the pool.
+    pub fn forward_on_all_threads(&self, y: &mut [f32], x: &[f32]) {
+        let (outputs, inputs) = self.weight.shape();
+        let tasks = y.par_chunks_mut(ROWS_PER_TASK * outputs).zip(x.par_chunks(ROWS_PER_TASK * inputs));
+        tasks.with_max_len(1).for_each(|(y, x)| self.forward(y, x, y.len() / outputs));
+    }
+
+    /// [`Self::input_gradient`] on all threads of the pool.
+    pub fn input_gradient_on_all_threads(&self, dx: &mut [f32], dy: &[f32]) {
+        let (outputs, inputs) = self.weight.shape();
+        let tasks = dx.par_chunks_mut(ROWS_PER_TASK * inputs).zip(dy.par_chunks(ROWS_PER_TASK * outputs));
+        tasks.with_max_len(1).for_each(|(dx, dy)| self.input_gradient(dx, dy, dx.len() / inputs));
+    }
+}
+
+/// `dweight += dy^T · x` on all threads of the pool: `dy (rows, outputs)`, `x (rows, inputs)`.
+pub fn add_weight_gradient_on_all_threads(dweight: &mut [f32], dy: Mat<'_>, x: Mat<'_>) {
+    let (_, inputs) = x.shape();
+    let tasks = dweight.par_chunks_mut(ROWS_PER_TASK * inputs).enumerate().with_max_len(1);
+    tasks.for_each(|(i, rows)| add_weight_gradient(rows, i * ROWS_PER_TASK, dy, inputs, x));
 }
 
 /// `dweight += dy^T · x` for the rows of a weight that `dweight` holds, from `from_row` on: `dy` is
@@ -85,5 +114,26 @@ mod tests {
             add_weight_gradient(rows, 2 * block, dy, inputs, x);
         }
         assert_eq!(whole, blocks);
+    }
+
+    /// More rows and outputs than a task takes, and a last task that is not full.
+    #[test]
+    fn shared_products_are_the_same_bits() {
+        let (rows, outputs, inputs) = (70, 75, 9);
+        let counting = |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7919) % 13) as f32 / 7.0).collect() };
+        let (weight, bias) = (counting(outputs * inputs), counting(outputs));
+        let (x, dy) = (counting(rows * inputs), counting(rows * outputs));
+        let layer = Linear::new(&weight, &bias);
+        let (mut y, mut shared_y) = (vec![0.0; rows * outputs], vec![0.0; rows * outputs]);
+        layer.forward(&mut y, &x, rows);
+        layer.forward_on_all_threads(&mut shared_y, &x);
+        let (mut dx, mut shared_dx) = (vec![0.0; rows * inputs], vec![0.0; rows * inputs]);
+        layer.input_gradient(&mut dx, &dy, rows);
+        layer.input_gradient_on_all_threads(&mut shared_dx, &dy);
+        let (mut dweight, mut shared_dweight) = (weight.clone(), weight.clone());
+        let (dy, x) = (Mat::new(&dy, rows, outputs), Mat::new(&x, rows, inputs));
+        add_weight_gradient(&mut dweight, 0, dy, inputs, x);
+        add_weight_gradient_on_all_threads(&mut shared_dweight, dy, x);
+        assert_eq!((y, dx, dweight), (shared_y, shared_dx, shared_dweight));
     }
 }

@@ -26,9 +26,9 @@ mod selection;
 mod vocabulary;
 
 use bert_heads::{Pooler, Transform};
-use chunk::{Chunk, Dropouts, Model, PackedBlock, Part};
-use linear::add_weight_gradient;
-use matmul::{Kernel, Mat, Rhs};
+use chunk::{Chunk, Dropouts, Model, Part};
+use linear::{Direction, add_weight_gradient};
+use matmul::{Kernel, Mat, Packed, Rhs};
 use vocabulary::VocabularyHead;
 
 /// Most threads of an engine: far beyond the cores of any machine, and far below what a system refuses to
@@ -58,10 +58,8 @@ pub struct FusedEngine {
     first_rows: Vec<f32>,
     dfeatures: Vec<f32>,
     kernel: Kernel,
-    /// The blocks' weights for bfloat16 products.
-    packed: Vec<PackedBlock>,
-    /// Whether the weights have changed since they were packed.
-    stale: bool,
+    /// The weights of the block at hand for products of the direction at hand; empty where plain views serve.
+    packed: [Packed; 4],
     pool: rayon::ThreadPool,
 }
 
@@ -80,6 +78,23 @@ macro_rules! model {
             dropouts: $dropouts,
             kernel: $engine.kernel,
             packed: &$engine.packed,
+        }
+    };
+}
+
+/// Packs the weights of block `layer` for the products of a direction, where they are not plain views. Block by block,
+/// since only one's are needed at a time: packed, they take as much memory as the model or more.
+macro_rules! pack_block {
+    ($engine:ident, $layer:expr, $direction:expr) => {
+        if $engine.kernel != Kernel::Single {
+            let mut packed = std::mem::take(&mut $engine.packed);
+            let (model, kernel) = (model!($engine, Dropouts::OFF), $engine.kernel);
+            $engine.pool.install(|| {
+                for (packed, part) in packed.iter_mut().zip(Part::ALL) {
+                    packed.pack_on_all_threads(kernel, model.linear($layer, part).operand($direction));
+                }
+            });
+            $engine.packed = packed;
         }
     };
 }
@@ -145,8 +160,7 @@ impl FusedEngine {
             first_rows: vec![],
             dfeatures: vec![],
             kernel,
-            packed: (0..config.layers).map(|_| PackedBlock::default()).collect(),
-            stale: true,
+            packed: Default::default(),
             layout,
             pool,
         };
@@ -157,25 +171,6 @@ impl FusedEngine {
     /// What computes products of this precision on this machine, in words.
     pub fn products(precision: Precision) -> &'static str {
         Kernel::of(precision).name()
-    }
-
-    /// Packs the weights anew where they have changed.
-    fn refresh(&mut self) {
-        if self.kernel == Kernel::Single || !std::mem::take(&mut self.stale) {
-            return;
-        }
-        let (kernel, blocks, weights) = (self.kernel, &self.blocks, &self.state.weights);
-        let (packed, head, vocabulary) =
-            (&mut self.packed, &mut self.head, &weights[self.outer.mlm_weight.clone()]);
-        self.pool.install(|| {
-            packed.par_iter_mut().zip(blocks).with_max_len(1).for_each(|(packed, block)| {
-                for (packed, part) in packed.iter_mut().zip(Part::ALL) {
-                    let (weight, bias) = part.ranges(block);
-                    packed.pack(kernel, &weights[weight.clone()], bias.len());
-                }
-            });
-            head.pack(vocabulary);
-        });
     }
 
     /// The embeddings and each block's output, `layers + 1` columns `(rows, seq_len, hidden)`, without
@@ -210,7 +205,6 @@ impl FusedEngine {
         wanted: Wanted,
     ) -> Result<usize> {
         super::batch::check(batch, &self.config)?;
-        self.refresh();
         let longest = batch.lengths.iter().map(|&n| n as usize).max().unwrap_or(0);
         if self.config.arch == Arch::Reference && self.sinusoids.len() < longest * self.config.hidden {
             self.sinusoids = super::sinusoids(longest, self.config.hidden);
@@ -229,14 +223,20 @@ impl FusedEngine {
         for place in self.firsts.iter().chain(&self.masked) {
             selected[place.chunk].push(place.token);
         }
-        let model = model!(self, dropouts);
-        let chunks = &mut self.chunks[..ranges.len()];
+        let (model, chunks) = (model!(self, dropouts), &mut self.chunks[..ranges.len()]);
         self.pool.install(|| {
             chunks.par_iter_mut().zip(&selected).with_max_len(1).for_each(|(chunk, selected)| {
                 chunk.select((wanted == Wanted::Predicted).then_some(selected));
-                chunk.forward(&model);
+                chunk.embed(&model);
             });
         });
+        for layer in 0..self.blocks.len() {
+            pack_block!(self, layer, Direction::Forward);
+            let (model, chunks) = (model!(self, dropouts), &mut self.chunks[..ranges.len()]);
+            self.pool.install(|| {
+                chunks.par_iter_mut().with_max_len(1).for_each(|chunk| chunk.forward(&model, layer));
+            });
+        }
         Ok(ranges.len())
     }
 
@@ -248,7 +248,7 @@ impl FusedEngine {
         for (places, labels) in in_rounds(&self.masked, &batch.labels) {
             gather(&mut self.head.inputs, chunks, places, self.config.hidden);
             if let Some(bert) = &self.outer.bert {
-                self.transform.forward(&model, bert, &mut self.head.inputs);
+                self.pool.install(|| self.transform.forward(&model, bert, &mut self.head.inputs));
             }
             let (weight, bias) = (model.at(&self.outer.mlm_weight), model.at(&self.outer.mlm_bias));
             self.pool.install(|| self.head.forward(weight, bias, labels, &mut outcome));
@@ -258,7 +258,7 @@ impl FusedEngine {
         }
         gather(&mut self.first_rows, chunks, &self.firsts, self.config.hidden);
         let features = match &self.outer.bert {
-            Some(bert) => self.pooler.forward(&model, bert, &self.first_rows),
+            Some(bert) => self.pool.install(|| self.pooler.forward(&model, bert, &self.first_rows)),
             None => &self.first_rows,
         };
         for (x, &label) in features.chunks_exact(self.config.hidden).zip(&batch.pairs) {
@@ -282,7 +282,7 @@ impl FusedEngine {
         for (places, labels) in in_rounds(&self.masked, &batch.labels) {
             gather(&mut self.head.inputs, &self.chunks, places, h);
             if let Some(bert) = &self.outer.bert {
-                self.transform.forward(&model, bert, &mut self.head.inputs);
+                self.pool.install(|| self.transform.forward(&model, bert, &mut self.head.inputs));
             }
             let (weight, bias) = (self.outer.mlm_weight.clone(), self.outer.mlm_bias.clone());
             // The bias lies behind the weight in every layout.
@@ -294,14 +294,14 @@ impl FusedEngine {
                 head.backward(weight, labels, mlm_weight, dweight, dbias)
             });
             if let Some(bert) = &self.outer.bert {
-                dx = self.transform.backward(&model, bert, dx, &mut self.gradients);
+                dx = self.pool.install(|| self.transform.backward(&model, bert, dx, &mut self.gradients));
             }
             scatter_add(&mut self.chunks, places, dx, h);
         }
 
         gather(&mut self.first_rows, &self.chunks, &self.firsts, h);
         let features = match &self.outer.bert {
-            Some(bert) => self.pooler.forward(&model, bert, &self.first_rows),
+            Some(bert) => self.pool.install(|| self.pooler.forward(&model, bert, &self.first_rows)),
             None => &self.first_rows,
         };
         self.dfeatures.clear();
@@ -326,7 +326,9 @@ impl FusedEngine {
             }
         }
         let dfirsts = match &self.outer.bert {
-            Some(bert) => self.pooler.backward(&model, bert, &mut self.dfeatures, &mut self.gradients),
+            Some(bert) => self
+                .pool
+                .install(|| self.pooler.backward(&model, bert, &mut self.dfeatures, &mut self.gradients)),
             None => &self.dfeatures,
         };
         scatter_add(&mut self.chunks, &self.firsts, dfirsts, h);
@@ -335,17 +337,22 @@ impl FusedEngine {
 
     /// All blocks and the embeddings backward, from the chunks' `dx`.
     fn backward(&mut self, used: usize, dropouts: Dropouts) {
-        let model = model!(self, dropouts);
-        let (h, chunks, gradients) = (self.config.hidden, &mut self.chunks[..used], &mut self.gradients);
-        let outer = &self.outer;
-        self.pool.install(|| {
-            for layer in (0..self.blocks.len()).rev() {
+        let h = self.config.hidden;
+        for layer in (0..self.blocks.len()).rev() {
+            pack_block!(self, layer, Direction::Backward);
+            let model = model!(self, dropouts);
+            let (chunks, gradients) = (&mut self.chunks[..used], &mut self.gradients);
+            self.pool.install(|| {
                 chunks.par_iter_mut().with_max_len(1).for_each(|chunk| chunk.backward(&model, layer));
                 add_block_gradients(gradients, &model, layer, chunks);
-                for chunk in chunks.iter_mut() {
-                    chunk.add_sums(gradients, &self.blocks[layer], h);
-                }
+            });
+            for chunk in chunks {
+                chunk.add_sums(gradients, &self.blocks[layer], h);
             }
+        }
+        let model = model!(self, dropouts);
+        let (chunks, gradients, outer) = (&mut self.chunks[..used], &mut self.gradients, &self.outer);
+        self.pool.install(|| {
             let sums: Vec<_> =
                 chunks.par_iter_mut().with_max_len(1).map(|chunk| chunk.backward_embedding(&model)).collect();
             // Row 0 of the token embedding is padding, and of the reference's segments too.
@@ -378,7 +385,6 @@ impl Engine for FusedEngine {
     }
 
     fn update(&mut self, update: &Update) -> Result<Updated> {
-        self.stale = true;
         let (optimizer, layout) = (&self.optimizer, &self.layout);
         let (state, gradients) = (&mut self.state, &mut self.gradients);
         Ok(self.pool.install(|| optimizer.update(layout, state, gradients, update)))
@@ -416,7 +422,6 @@ impl Engine for FusedEngine {
             )));
         }
         self.state = state;
-        self.stale = true;
         self.gradients = vec![0.0; self.layout.len()];
         Ok(())
     }

@@ -1,14 +1,14 @@
 //! The masked-token head: logits over the vocabulary, their cross-entropy, and all gradients.
 //!
 //! Works on gathered rows (the masked positions only: the same loss and gradients as on every position,
-//! since the others have weight 0) and cuts the vocabulary into slices, one task each: a slice's weights
-//! are packed once a pass, and no two tasks write the same memory.
+//! since the others have weight 0) and cuts the vocabulary into slices, one task each, so that no two tasks write
+//! the same memory.
 
 use rayon::prelude::*;
 
 use super::kernels;
-use super::linear::{PackedWeight, add_weight_gradient};
-use super::matmul::{Kernel, Mat, Packed};
+use super::linear::{Direction, Linear, add_weight_gradient};
+use super::matmul::{self, Kernel, Mat, Packed};
 use crate::model::{ModelConfig, Outcome};
 
 /// Rows per round: bounds the logits' memory at `MOST_ROWS * vocab_size` values.
@@ -43,8 +43,6 @@ struct Slice {
     partials: Vec<(f32, f32)>,
     /// This slice's part of the inputs' gradient `(rows, hidden)`.
     dinputs: Vec<f32>,
-    /// The slice of the weight for the products.
-    packed: PackedWeight,
 }
 
 impl VocabularyHead {
@@ -66,15 +64,6 @@ impl VocabularyHead {
         self.inputs.len() / self.hidden
     }
 
-    /// Packs the head's weight anew: before the first use, and after it has changed.
-    pub fn pack(&mut self, weight: &[f32]) {
-        let h = self.hidden;
-        self.slices.par_iter_mut().with_max_len(1).for_each(|slice| {
-            let weight = &weight[slice.first * h..(slice.first + slice.len) * h];
-            slice.packed.pack(self.kernel, weight, slice.len);
-        });
-    }
-
     /// Logits and cross-entropy against `labels` (one a row), added to `outcome`.
     pub fn forward(&mut self, weight: &[f32], bias: &[f32], labels: &[u32], outcome: &mut Outcome) {
         let (rows, h, kernel, inputs) = (self.rows(), self.hidden, self.kernel, &self.inputs);
@@ -82,9 +71,11 @@ impl VocabularyHead {
             let Slice { first, len, .. } = *slice;
             slice.logits.resize(rows * len, 0.0);
             slice.partials.resize(rows, (0.0, 0.0));
-            let bias = &bias[first..first + len];
-            let layer = slice.packed.layer(kernel, &weight[first * h..(first + len) * h], bias);
-            layer.forward(&mut slice.logits, inputs, rows);
+            let layer = Linear::new(&weight[first * h..(first + len) * h], &bias[first..first + len]);
+            matmul::with_space(|space| {
+                space.pack(kernel, layer.operand(Direction::Forward));
+                layer.with(kernel, space).forward(&mut slice.logits, inputs, rows);
+            });
             kernels::max_and_sum(&slice.logits, len, &mut slice.partials);
         });
         self.log_sums.clear();
@@ -136,8 +127,11 @@ impl VocabularyHead {
                 add_weight_gradient(dweight, 0, Mat::new(dlogits, rows, len), h, inputs);
                 slice.dinputs.resize(rows * h, 0.0);
                 // The bias takes no part in the input's gradient.
-                let layer = slice.packed.layer(kernel, &weight[first * h..(first + len) * h], &dbias[..len]);
-                layer.input_gradient(&mut slice.dinputs, dlogits, rows);
+                let layer = Linear::new(&weight[first * h..(first + len) * h], &dbias[..len]);
+                matmul::with_space(|space| {
+                    space.pack(kernel, layer.operand(Direction::Backward));
+                    layer.with(kernel, space).input_gradient(&mut slice.dinputs, dlogits, rows);
+                });
             });
         self.dinputs.clear();
         self.dinputs.resize(rows * h, 0.0);

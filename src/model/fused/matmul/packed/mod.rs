@@ -1,4 +1,4 @@
-//! Products of packed bfloat16 operands, by the instructions that x86-64 has for them.
+//! Products of packed operands, by the instructions that x86-64 has for bfloat16.
 
 mod lines;
 mod pack;
@@ -8,33 +8,46 @@ use std::arch::x86_64::__cpuid_count;
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
+use rayon::prelude::*;
+
 use super::Write;
 use super::view::{Mat, MatMut};
 use lines::{Line, Lines};
-use pack::STRIP;
+use pack::{DEPTH, STRIP};
 use tiles::{AmxTiles, COLUMNS, Start, Tile};
 
-/// Instructions for bfloat16 products.
+/// How packed operands are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Instructions {
-    /// `vdpbf16ps` of AVX512-BF16.
+pub enum Method {
+    /// Rounded to bfloat16, by `vdpbf16ps` of AVX512-BF16.
     Avx512,
-    /// `tdpbf16ps` of AMX-BF16.
+    /// Rounded to bfloat16, by `tdpbf16ps` of AMX-BF16.
     Amx,
+    /// In single precision: each number as the sum of three in bfloat16, by `tdpbf16ps` of AMX-BF16. A product is
+    /// six of its, which are sixteen times as fast as those of single precision.
+    AmxParts,
 }
 
-impl Instructions {
-    /// Those of this machine, the fastest first.
+impl Method {
+    /// Those of this machine, the fastest of each precision first.
     pub fn all() -> &'static [Self] {
-        static ALL: OnceLock<Vec<Instructions>> = OnceLock::new();
+        static ALL: OnceLock<Vec<Method>> = OnceLock::new();
         ALL.get_or_init(|| {
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512bf16");
             let amx = avx512 && has_amx() && may_use_amx();
-            let all = [(amx, Self::Amx), (avx512, Self::Avx512)];
+            let all = [(amx, Self::Amx), (amx, Self::AmxParts), (avx512, Self::Avx512)];
             all.into_iter().filter_map(|(there, which)| there.then_some(which)).collect()
         })
+    }
+
+    /// Bfloat16 numbers for each number of an operand.
+    fn parts(self) -> usize {
+        match self {
+            Self::Avx512 | Self::Amx => 1,
+            Self::AmxParts => 3,
+        }
     }
 }
 
@@ -68,28 +81,67 @@ pub struct Panels {
 }
 
 impl Panels {
-    /// Takes the values of `of`, rounded to bfloat16.
-    pub fn pack(&mut self, of: Mat<'_>) {
-        assert!(!Instructions::all().is_empty(), "packed for a machine without bfloat16 products");
+    /// Takes the values of `of`.
+    pub fn pack(&mut self, method: Method, of: Mat<'_>) {
+        pack_panels(method, self.lines_for(method, of), of);
+    }
+
+    /// The same, on all threads of the pool.
+    pub fn pack_on_all_threads(&mut self, method: Method, of: Mat<'_>) {
+        const PANELS: usize = 4;
+        let panels = 2 * pack::strip_lines(of.rows, method.parts()) * PANELS;
+        if panels > 0 {
+            let pieces = self.lines_for(method, of).par_chunks_mut(panels).enumerate().with_max_len(1);
+            pieces.for_each(|(i, lines)| {
+                let first = i * PANELS * COLUMNS;
+                pack_panels(method, lines, of.columns(first, (of.cols - first).min(PANELS * COLUMNS)));
+            });
+        }
+    }
+
+    fn lines_for(&mut self, method: Method, of: Mat<'_>) -> &mut [Line] {
+        assert!(Method::all().contains(&method), "packed for {method:?}, which is not of this machine");
         (self.depth, self.columns) = (of.rows, of.cols);
-        let lines = self.lines.at_least(of.cols.div_ceil(COLUMNS) * 2 * pack::strip_lines(of.rows));
-        // SAFETY: all instructions that there are include AVX512-BF16.
-        unsafe { pack::columns(lines, of) };
+        self.lines.at_least(of.cols.div_ceil(COLUMNS) * 2 * pack::strip_lines(of.rows, method.parts()))
     }
 }
 
-/// Lines of packed rows of the left operand at a time: half a megabyte, which stays in the second-level cache
-/// while all panels pass.
-const BLOCK_LINES: usize = 8192;
+fn pack_panels(method: Method, lines: &mut [Line], of: Mat<'_>) {
+    // SAFETY: all methods that there are include AVX512-BF16.
+    unsafe {
+        match method.parts() {
+            1 => pack::columns::<1>(lines, of),
+            _ => pack::columns::<3>(lines, of),
+        }
+    }
+}
+
+/// Lines along the depth of a strip at a time: 96 kB. What is deeper is summed up in the output, piece by piece.
+const DEEPEST_LINES: usize = 1536;
+
+/// Lines of panels that all rows pass before the next panels' turn: a megabyte, half of the second-level cache, so that
+/// the right operand, which is the larger one of most products, comes from memory once.
+const GROUP_LINES: usize = 16384;
+
+/// Lines of packed rows of the left operand at a time where panels come in several groups: 4 MB, which each group reads
+/// anew from the third-level cache. With a single group 32 rows at a time are enough, which stay in the first.
+const BLOCK_LINES: usize = 65536;
 
 thread_local! {
     /// The left operand of the product at hand; kept from one to the next.
     static ROWS: RefCell<Lines> = RefCell::default();
 }
 
-/// `out = scale * lhs · rhs`, onto what `write` says.
-pub fn product(
-    instructions: Instructions,
+/// `out = scale * lhs · rhs`, onto what `write` says; `rhs` was packed for this method.
+pub fn product(method: Method, out: MatMut<'_>, write: Write<'_>, lhs: Mat<'_>, rhs: &Panels, scale: f32) {
+    match method.parts() {
+        1 => product_of::<1>(method, out, write, lhs, rhs, scale),
+        _ => product_of::<3>(method, out, write, lhs, rhs, scale),
+    }
+}
+
+fn product_of<const PARTS: usize>(
+    method: Method,
     out: MatMut<'_>,
     write: Write<'_>,
     lhs: Mat<'_>,
@@ -97,49 +149,69 @@ pub fn product(
     scale: f32,
 ) {
     assert_eq!((lhs.rows, rhs.columns, lhs.cols), (out.rows, out.cols, rhs.depth), "shapes of a product");
-    assert!(Instructions::all().contains(&instructions), "{instructions:?} is not of this machine");
+    assert!(Method::all().contains(&method), "{method:?} is not of this machine");
     if out.rows == 0 || out.cols == 0 {
         return;
     }
     let mut packed = ROWS.take();
-    let strip = pack::strip_lines(lhs.cols);
-    // An AMX tile takes two strips, of which the second may be padding.
-    let most = (BLOCK_LINES / strip.max(1) / 2).clamp(1, out.rows.div_ceil(2 * STRIP)) * 2 * STRIP;
-    // SAFETY: the instructions are of this machine.
-    let amx = (instructions == Instructions::Amx).then(|| unsafe { AmxTiles::configure() });
-    for first in (0..out.rows).step_by(most) {
-        let rows = (out.rows - first).min(most);
-        let lines = packed.at_least(rows.div_ceil(2 * STRIP) * 2 * strip);
-        let (used, padding) = lines.split_at_mut(rows.div_ceil(STRIP) * strip);
-        // SAFETY: all instructions that there are include AVX512-BF16.
-        unsafe { pack::rows(used, lhs.rows_from(first, rows), scale) };
-        padding.fill(Line::default());
-        for panel in 0..out.cols.div_ceil(COLUMNS) {
-            let column = panel * COLUMNS;
-            let columns = (out.cols - column).min(COLUMNS);
-            let b = &rhs.lines[panel * 2 * strip..][..2 * strip];
-            let start = match write {
-                Write::Store => Start::Zero,
-                Write::Add => Start::Output,
-                Write::Bias(bias) => Start::Bias(&bias[column..column + columns]),
-            };
-            let tile = |row: usize, most: usize| Tile {
-                at: out.data.as_ptr().wrapping_add((first + row) * out.row_stride + column).cast_mut(),
-                stride: out.row_stride,
-                rows: most.min(rows - row),
-                columns,
-            };
-            if let Some(amx) = &amx {
+    let (depth_lines, panels) = (pack::strip_lines(lhs.cols, PARTS), out.cols.div_ceil(COLUMNS));
+    let deepest = DEEPEST_LINES / (PARTS * STRIP) * (PARTS * STRIP);
+    // SAFETY: the method is of this machine.
+    let amx = (method != Method::Avx512).then(|| unsafe { AmxTiles::configure() });
+    for depth in (0..depth_lines.max(1)).step_by(deepest).map(|at| at..(at + deepest).min(depth_lines)) {
+        let strip = depth.len();
+        let lhs = {
+            let [first, end] =
+                [depth.start, depth.end].map(|line| (line / PARTS / STRIP * DEPTH).min(lhs.cols));
+            lhs.columns(first, end - first)
+        };
+        let group = (GROUP_LINES / (2 * strip).max(1)).clamp(1, panels);
+        // An AMX tile takes two strips, of which the second may be padding.
+        let most = if group == panels { 1 } else { (BLOCK_LINES / strip / 2).max(1) } * 2 * STRIP;
+        for first in (0..out.rows).step_by(most) {
+            let rows = (out.rows - first).min(most);
+            let lines = packed.at_least(rows.div_ceil(2 * STRIP) * 2 * strip);
+            let (used, padding) = lines.split_at_mut(rows.div_ceil(STRIP) * strip);
+            // SAFETY: all methods that there are include AVX512-BF16.
+            unsafe { pack::rows::<PARTS>(used, lhs.rows_from(first, rows), scale) };
+            padding.fill(Line::default());
+            for group in (0..panels).step_by(group).map(|panel| panel..(panel + group).min(panels)) {
                 for row in (0..rows).step_by(2 * STRIP) {
                     let (upper, lower) = lines[row / STRIP * strip..][..2 * strip].split_at(strip);
-                    // SAFETY: the tile lies within `out`, which is borrowed exclusively.
-                    unsafe { amx.product(tile(row, 2 * STRIP), start, [upper, lower], b) };
-                }
-            } else {
-                for row in (0..rows).step_by(8) {
-                    let a = &lines[row / STRIP * strip..][..strip];
-                    // SAFETY: likewise; the instructions are of this machine.
-                    unsafe { tiles::avx512::<8>(tile(row, 8), start, a, row % STRIP, b) };
+                    let tile = |panel: usize| {
+                        let column = panel * COLUMNS;
+                        Tile {
+                            at: out
+                                .data
+                                .as_ptr()
+                                .wrapping_add((first + row) * out.row_stride + column)
+                                .cast_mut(),
+                            stride: out.row_stride,
+                            rows: (rows - row).min(2 * STRIP),
+                            columns: (out.cols - column).min(COLUMNS),
+                        }
+                    };
+                    for panel in group.clone() {
+                        if panel + 1 < group.end {
+                            tile(panel + 1).announce();
+                        }
+                        let (tile, column) = (tile(panel), panel * COLUMNS);
+                        let start = match write {
+                            _ if depth.start > 0 => Start::Output,
+                            Write::Store => Start::Zero,
+                            Write::Add => Start::Output,
+                            Write::Bias(bias) => Start::Bias(&bias[column..column + tile.columns]),
+                        };
+                        let b = &rhs.lines[panel * 2 * depth_lines..][2 * depth.start..2 * depth.end];
+                        // SAFETY: the tile lies within `out`, which is borrowed exclusively; the method is of
+                        // this machine.
+                        unsafe {
+                            match &amx {
+                                Some(amx) => amx.product::<PARTS>(tile, start, [upper, lower], b),
+                                None => tiles::avx512(tile, start, [upper, lower], b),
+                            }
+                        }
+                    }
                 }
             }
         }

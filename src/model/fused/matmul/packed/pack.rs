@@ -1,9 +1,12 @@
-//! Operands in the order in which the bfloat16 kernels read them.
+//! Operands in the order in which the bfloat16 kernels read them, in one part or in three.
+//!
+//! In one part a number is rounded to bfloat16. In three it is their sum, to the bit: the nearest bfloat16, the
+//! nearest one of what that leaves out, and the rest, eight significant bits each of the 24.
 //!
 //! A *lane* is a row of the left operand or a column of the right one: 16 lanes make a strip, and a strip
-//! runs along the inner dimension k in tiles of 32 k, each 16 lines of 16 pairs `(k, k + 1)`. A line is a
-//! lane of the left operand (16 pairs of it), or a pair of the right one (16 lanes of it), as AMX wants
-//! them. Tiles are padded with zeros, which add nothing to a product.
+//! runs along the inner dimension k in tiles of 32 k, each 16 lines of 16 pairs `(k, k + 1)` for each part, the
+//! parts behind each other. A line is a lane of the left operand (16 pairs of it), or a pair of the right one (16
+//! lanes of it), as AMX wants them. Tiles are padded with zeros, which add nothing to a product.
 
 use std::arch::x86_64::*;
 
@@ -50,6 +53,15 @@ impl<'a> Source<'a> {
         self.depth_stride == 1 && self.lane_stride != 1
     }
 
+    /// Has an element's line fetched into the second-level cache: that of the next tile or strip, which lies too far away
+    /// for the processor to guess it.
+    #[inline(always)]
+    fn announce(&self, lane: usize, k: usize) {
+        let at = self.data.as_ptr().wrapping_add(lane * self.lane_stride + k * self.depth_stride);
+        // SAFETY: a hint, which cannot fail.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+
     /// From `lane` and `k` on `n` elements along the contiguous dimension, zeros behind.
     ///
     /// # Safety
@@ -70,45 +82,45 @@ pub fn first_lanes(n: usize) -> u16 {
     if n >= STRIP { 0xffff } else { (1 << n) - 1 }
 }
 
-/// Lines of a strip of this depth.
-pub fn strip_lines(depth: usize) -> usize {
-    depth.div_ceil(DEPTH) * STRIP
+/// Lines of a strip of this depth in so many parts.
+pub fn strip_lines(depth: usize, parts: usize) -> usize {
+    depth.div_ceil(DEPTH) * parts * STRIP
 }
 
-/// The left operand's rows, `out[strip][tile][16 rows][16 pairs]`, times `scale`.
+/// The left operand's rows, `out[strip][tile][part][16 rows][16 pairs]`, times `scale`.
 ///
 /// # Safety
 /// AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn rows(out: &mut [Line], of: Mat<'_>, scale: f32) {
+pub unsafe fn rows<const PARTS: usize>(out: &mut [Line], of: Mat<'_>, scale: f32) {
     let (strips, tiles) = (of.rows.div_ceil(STRIP), of.cols.div_ceil(DEPTH));
-    assert_eq!(out.len(), strips * tiles * STRIP, "lines of packed rows");
+    assert_eq!(out.len(), strips * tiles * PARTS * STRIP, "lines of packed rows");
     let mut pack = |strip: usize, tile: usize| {
         let source = Source::of_rows(of, strip * STRIP);
-        let out = &mut out[(strip * tiles + tile) * STRIP..][..STRIP];
+        let out = &mut out[(strip * tiles + tile) * PARTS * STRIP..][..PARTS * STRIP];
         // SAFETY: forwarded.
-        unsafe { pack_tile(out, source, tile * DEPTH, scale, !source.along_depth()) };
+        unsafe { pack_tile::<PARTS>(out, source, tile * DEPTH, scale, !source.along_depth()) };
     };
     in_order_of_memory(of.col_stride == 1, strips, tiles, &mut pack);
 }
 
-/// The right operand's columns, `out[panel][tile][2][16 pairs][16 columns]`.
+/// The right operand's columns, `out[panel][tile][2][part][16 pairs][16 columns]`.
 ///
 /// # Safety
 /// AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn columns(out: &mut [Line], of: Mat<'_>) {
+pub unsafe fn columns<const PARTS: usize>(out: &mut [Line], of: Mat<'_>) {
     let (strips, tiles) = (of.cols.div_ceil(2 * STRIP) * 2, of.rows.div_ceil(DEPTH));
-    assert_eq!(out.len(), strips * tiles * STRIP, "lines of packed columns");
+    assert_eq!(out.len(), strips * tiles * PARTS * STRIP, "lines of packed columns");
     let mut pack = |strip: usize, tile: usize| {
-        let out = &mut out[((strip / 2 * tiles + tile) * 2 + strip % 2) * STRIP..][..STRIP];
+        let out = &mut out[((strip / 2 * tiles + tile) * 2 + strip % 2) * PARTS * STRIP..][..PARTS * STRIP];
         if strip * STRIP >= of.cols {
             out.fill(Line::default());
             return;
         }
         let source = Source::of_columns(of, strip * STRIP);
         // SAFETY: forwarded.
-        unsafe { pack_tile(out, source, tile * DEPTH, 1.0, source.along_depth()) };
+        unsafe { pack_tile::<PARTS>(out, source, tile * DEPTH, 1.0, source.along_depth()) };
     };
     in_order_of_memory(of.row_stride == 1, strips, tiles, &mut pack);
 }
@@ -129,38 +141,75 @@ fn in_order_of_memory(along_depth: bool, strips: usize, tiles: usize, pack: &mut
 /// AVX512-BF16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn pack_tile(out: &mut [Line], from: Source<'_>, first: usize, scale: f32, transposed: bool) {
+unsafe fn pack_tile<const PARTS: usize>(
+    out: &mut [Line],
+    from: Source<'_>,
+    first: usize,
+    scale: f32,
+    transposed: bool,
+) {
     let factor = _mm512_set1_ps(scale);
     let depth = (from.depth - first).min(DEPTH);
-    let mut lines = [_mm512_setzero_si512(); 16];
+    let mut lines = [[_mm512_setzero_si512(); 16]; PARTS];
     if from.along_depth() {
         let (low, high) = (depth.min(16), depth.saturating_sub(16));
-        for (lane, line) in lines.iter_mut().enumerate().take(from.lanes) {
+        for lane in 0..from.lanes {
             // SAFETY: AVX-512F is on.
             let (low, high) = unsafe { (from.load(lane, first, low), from.load(lane, first + 16, high)) };
-            let pairs = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, factor), _mm512_mul_ps(low, factor));
-            // SAFETY: both are 512 bits.
-            *line = unsafe { std::mem::transmute::<__m512bh, __m512i>(pairs) };
+            from.announce(lane + STRIP, first);
+            from.announce(lane + STRIP, first + 16);
+            let parts = parts_of::<PARTS>(_mm512_mul_ps(low, factor), _mm512_mul_ps(high, factor), None);
+            lines.iter_mut().zip(parts).for_each(|(lines, part)| lines[lane] = part);
         }
     } else {
-        let interleave = interleave();
-        for (pair, line) in lines.iter_mut().enumerate().take(depth.div_ceil(2)) {
+        let in_turn = Some(in_turn());
+        for pair in 0..depth.div_ceil(2) {
             let k = first + 2 * pair;
             let odd = if 2 * pair + 1 < depth { from.lanes } else { 0 };
             // SAFETY: AVX-512F is on.
             let (low, high) = unsafe { (from.load(0, k, from.lanes), from.load(0, k + 1, odd)) };
-            let pairs = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, factor), _mm512_mul_ps(low, factor));
-            // SAFETY: both are 512 bits.
-            let pairs = unsafe { std::mem::transmute::<__m512bh, __m512i>(pairs) };
-            *line = _mm512_permutexvar_epi16(interleave, pairs);
+            from.announce(0, k + DEPTH);
+            from.announce(0, k + DEPTH + 1);
+            let parts = parts_of::<PARTS>(_mm512_mul_ps(low, factor), _mm512_mul_ps(high, factor), in_turn);
+            lines.iter_mut().zip(parts).for_each(|(lines, part)| lines[pair] = part);
         }
     }
-    if transposed {
-        lines = transpose(lines);
+    for (out, lines) in out.chunks_exact_mut(STRIP).zip(lines) {
+        let lines = if transposed { transpose(lines) } else { lines };
+        for (out, line) in out.iter_mut().zip(lines) {
+            store(out, line);
+        }
     }
-    for (out, line) in out.iter_mut().zip(lines) {
-        store(out, line);
+}
+
+/// The parts of two times 16 numbers: all of `low` behind all of `high`, or one of each in turn.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn parts_of<const PARTS: usize>(
+    mut low: __m512,
+    mut high: __m512,
+    in_turn: Option<__m512i>,
+) -> [__m512i; PARTS] {
+    let mut parts = [_mm512_setzero_si512(); PARTS];
+    for (i, part) in parts.iter_mut().enumerate() {
+        // What is left when two parts were taken has eight significant bits: the third is exact.
+        let rounded = _mm512_cvtne2ps_pbh(high, low);
+        // SAFETY: both are 512 bits.
+        let rounded = unsafe { std::mem::transmute::<__m512bh, __m512i>(rounded) };
+        *part = in_turn.map_or(rounded, |order| _mm512_permutexvar_epi16(order, rounded));
+        if i + 1 < PARTS {
+            low = _mm512_sub_ps(low, widened(_mm512_castsi512_si256(rounded)));
+            high = _mm512_sub_ps(high, widened(_mm512_extracti64x4_epi64::<1>(rounded)));
+        }
     }
+    parts
+}
+
+/// 16 numbers in single precision.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widened(bf16: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bf16)))
 }
 
 #[inline]
@@ -173,11 +222,8 @@ fn store(line: &mut Line, value: __m512i) {
 /// Element `2 i` from the low half, `2 i + 1` from the high half, of 16 bits each.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn interleave() -> __m512i {
-    let mut order = [0u16; 32];
-    for (i, order) in order.iter_mut().enumerate() {
-        *order = (i / 2 + 16 * (i % 2)) as u16;
-    }
+fn in_turn() -> __m512i {
+    let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + 16 * (i % 2)) as u16);
     // SAFETY: 64 bytes.
     unsafe { _mm512_loadu_si512(order.as_ptr().cast()) }
 }
