@@ -394,7 +394,7 @@ impl<R: Read> Chunks<R> {
             let start = if self.in_overlong { first_space(buffer).unwrap_or(buffer.len()) } else { 0 };
             let place = Place { at: self.at + start as u64, line: self.newlines + 1 };
             // Where nothing but one word is in sight, its last bytes stay: white space may begin there.
-            let taken = end.unwrap_or(buffer.len() - 2);
+            let taken = end.unwrap_or_else(|| buffer.len() - 2);
             self.carry.extend_from_slice(&buffer[taken..]);
             buffer.truncate(taken);
             self.at += taken as u64;
