@@ -6,7 +6,7 @@
 //! their dropout from its key.
 
 use super::kernels::{self, Dropout};
-use super::matmul::{Kernel, Mat, MatMut, Packed, Write, product};
+use super::matmul::{Kernel, Mat, MatMut, Packed, Rhs, Write, product};
 use crate::model::dropout_coordinate;
 
 /// Widths that a chunk's attention needs, and what computes its products.
@@ -39,21 +39,25 @@ pub struct Span {
     pub row_of_step: usize,
 }
 
+/// Rows of scores at a time, so that they stay in the second-level cache whatever the length of a sample.
+const ROWS: usize = 128;
+
 /// Scratch of one chunk, grown to the longest sample and kept.
 #[derive(Default)]
 pub struct Scratch {
     probabilities: Vec<f32>,
     gradients: Vec<f32>,
     factors: Vec<f32>,
-    /// A right operand at a time.
-    packed: Packed,
+    /// Right operands: three that serve a head, and one for some rows.
+    of_head: [Packed; 3],
+    of_rows: Packed,
 }
 
 impl Scratch {
     fn reserve(&mut self, len: usize) {
         if self.factors.len() < len {
-            self.probabilities.resize(len * len, 0.0);
-            self.gradients.resize(len * len, 0.0);
+            self.probabilities.resize(ROWS * len, 0.0);
+            self.gradients.resize(ROWS * len, 0.0);
             self.factors.resize(len, 0.0);
         }
     }
@@ -69,23 +73,27 @@ pub fn forward(
     drop: &Dropout,
     scratch: &mut Scratch,
 ) {
-    let (hidden, tokens) = (shape.hidden(), log_sums.len() / shape.heads);
+    let (hidden, tokens, kernel) = (shape.hidden(), log_sums.len() / shape.heads, shape.kernel);
     for &Span { start, len, row_of_step } in spans {
         scratch.reserve(len);
+        let Scratch { probabilities, factors, of_head: [k_t, v_space, _], .. } = scratch;
         for head in 0..shape.heads {
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
-            let scores = &mut scratch.probabilities[..len * len];
-            let k_t = shape.kernel.rhs(k.t(), &mut scratch.packed);
-            product(MatMut::new(scores, len, len), Write::Store, q, k_t, shape.scale());
-            let log_sums = &mut log_sums[head * tokens + start..][..len];
-            kernels::softmax(scores, len, log_sums);
-            let coordinate = dropout_coordinate(row_of_step, 0, head);
-            kernels::drop_consecutive(scores, len, coordinate, drop, &mut scratch.factors);
-            let out = &mut context[start * hidden + column..];
-            let out = MatMut::strided(out, len, shape.head_dim, hidden);
-            let v = shape.kernel.rhs(v, &mut scratch.packed);
-            product(out, Write::Store, Mat::new(scores, len, len), v, 1.0);
+            let (k_t, v) = (kernel.rhs(k.t(), k_t), kernel.rhs(v, v_space));
+            for first in (0..len).step_by(ROWS) {
+                let rows = (len - first).min(ROWS);
+                let scores = &mut probabilities[..rows * len];
+                let q = q.rows_from(first, rows);
+                product(MatMut::new(scores, rows, len), Write::Store, q, k_t, shape.scale());
+                let log_sums = &mut log_sums[head * tokens + start + first..][..rows];
+                kernels::softmax(scores, len, log_sums);
+                let coordinate = dropout_coordinate(row_of_step, first, head);
+                kernels::drop_consecutive(scores, len, coordinate, drop, factors);
+                let out = &mut context[(start + first) * hidden + column..];
+                let out = MatMut::strided(out, rows, shape.head_dim, hidden);
+                product(out, Write::Store, Mat::new(scores, rows, len), v, 1.0);
+            }
         }
     }
 }
@@ -105,34 +113,38 @@ pub fn backward(
     drop: &Dropout,
     scratch: &mut Scratch,
 ) {
-    let (hidden, tokens) = (shape.hidden(), log_sums.len() / shape.heads);
+    let (hidden, tokens, kernel) = (shape.hidden(), log_sums.len() / shape.heads, shape.kernel);
     for &Span { start, len, row_of_step } in spans {
         scratch.reserve(len);
+        let Scratch { probabilities, gradients, factors, of_head: [k_t, k_space, v_t], of_rows } = scratch;
         for head in 0..shape.heads {
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
-            let p = &mut scratch.probabilities[..len * len];
-            let dp = &mut scratch.gradients[..len * len];
-            let dout = Mat::strided(&dcontext[start * hidden + column..], len, shape.head_dim, hidden);
-
-            let k_t = shape.kernel.rhs(k.t(), &mut scratch.packed);
-            product(MatMut::new(p, len, len), Write::Store, q, k_t, shape.scale());
-            kernels::softmax_scaled(p, len, &log_sums[head * tokens + start..][..len], 1.0);
-            let v_t = shape.kernel.rhs(v.t(), &mut scratch.packed);
-            product(MatMut::new(dp, len, len), Write::Store, dout, v_t, 1.0);
-            let coordinate = dropout_coordinate(row_of_step, 0, head);
-            kernels::softmax_backward(p, dp, len, coordinate, drop, &mut scratch.factors);
-
-            let (p, dscores) = (Mat::new(p, len, len), Mat::new(dp, len, len));
-            let mut gradient = |part: usize, lhs, rhs, scale| {
-                let rhs = shape.kernel.rhs(rhs, &mut scratch.packed);
-                let out = &mut dqkv[start * 3 * hidden + part * hidden + column..];
-                let out = MatMut::strided(out, len, shape.head_dim, 3 * hidden);
-                product(out, Write::Store, lhs, rhs, scale);
+            let (k_t, k, v_t) = (kernel.rhs(k.t(), k_t), kernel.rhs(k, k_space), kernel.rhs(v.t(), v_t));
+            let mut gradient = |part: usize, first: usize, write, lhs: Mat<'_>, rhs: Rhs<'_>, scale| {
+                let out = &mut dqkv[(start + first) * 3 * hidden + part * hidden + column..];
+                let out = MatMut::strided(out, lhs.shape().0, shape.head_dim, 3 * hidden);
+                product(out, write, lhs, rhs, scale);
             };
-            gradient(0, dscores, k, shape.scale());
-            gradient(1, dscores.t(), q, shape.scale());
-            gradient(2, p.t(), dout, 1.0);
+            for first in (0..len).step_by(ROWS) {
+                let rows = (len - first).min(ROWS);
+                let (p, dp) = (&mut probabilities[..rows * len], &mut gradients[..rows * len]);
+                let dout = &dcontext[(start + first) * hidden + column..];
+                let (q, dout) = (q.rows_from(first, rows), Mat::strided(dout, rows, shape.head_dim, hidden));
+
+                product(MatMut::new(p, rows, len), Write::Store, q, k_t, shape.scale());
+                kernels::softmax_scaled(p, len, &log_sums[head * tokens + start + first..][..rows], 1.0);
+                product(MatMut::new(dp, rows, len), Write::Store, dout, v_t, 1.0);
+                let coordinate = dropout_coordinate(row_of_step, first, head);
+                kernels::softmax_backward(p, dp, len, coordinate, drop, factors);
+
+                let (p, dscores) = (Mat::new(p, rows, len), Mat::new(dp, rows, len));
+                gradient(0, first, Write::Store, dscores, k, shape.scale());
+                // All rows add to all keys and values.
+                let write = if first == 0 { Write::Store } else { Write::Add };
+                gradient(1, 0, write, dscores.t(), kernel.rhs(q, of_rows), shape.scale());
+                gradient(2, 0, write, p.t(), kernel.rhs(dout, of_rows), 1.0);
+            }
         }
     }
 }

@@ -186,6 +186,9 @@ pub struct Chunk {
     factors: Vec<f32>,
 }
 
+/// Rows that pass the whole feed-forward layer at a time: what lies between its products stays in the second-level cache.
+const FEED_FORWARD_ROWS: usize = 128;
+
 /// Dropout coordinates of a block's tokens behind its attention.
 macro_rules! coordinates {
     ($chunk:ident, $layer:expr) => {
@@ -345,9 +348,7 @@ impl Chunk {
         let normed = grow(&mut self.narrow, rows * h);
         let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
         kernels::norm(model.norm(), normed, middle, gain, shift, grow(&mut kept.moments2, rows));
-        let inner = grow(&mut kept.inner, rows * 4 * h);
-        model.linear(layer, Part::Expand).forward(inner, normed, rows);
-        self.contract(model, layer, &drop(DropoutSite::FeedForward));
+        self.feed_forward(model, layer, &drop(DropoutSite::FeedForward));
         let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
         let coordinates = coordinates!(self, layer);
         let (done, rest) = self.kept.split_at_mut(layer + 1);
@@ -378,9 +379,7 @@ impl Chunk {
         let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
         kernels::norm(model.norm(), middle, sum, gain, shift, grow(&mut kept.moments1, rows));
 
-        let inner = grow(&mut kept.inner, rows * 4 * h);
-        model.linear(layer, Part::Expand).forward(inner, middle, rows);
-        self.contract(model, layer, &Dropout::OFF);
+        self.feed_forward(model, layer, &Dropout::OFF);
         let coordinates = coordinates!(self, layer);
         let kept = &mut self.kept[layer];
         let (sum, branch) = (grow(&mut kept.sum2, rows * h), &self.narrow[..rows * h]);
@@ -412,22 +411,28 @@ impl Chunk {
         model.linear(layer, Part::Output).forward(branch, &self.kept[layer].context[..rows * h], rows);
     }
 
-    /// The feed-forward layer's activation with dropout, and its second product into `narrow`.
-    fn contract(&mut self, model: &Model<'_>, layer: usize, drop: &Dropout) {
+    /// The feed-forward layer into `narrow`: of what stands there where norms come before the sublayers, otherwise of
+    /// `middle`.
+    fn feed_forward(&mut self, model: &Model<'_>, layer: usize, drop: &Dropout) {
         let (h, rows) = (model.config.hidden, self.rows(layer));
-        let activated = grow(&mut self.wide, rows * 4 * h);
-        let inner = &self.kept[layer].inner[..rows * 4 * h];
-        kernels::gelu(
-            model.gelu(),
-            activated,
-            inner,
-            4 * h,
-            coordinates!(self, layer),
-            drop,
-            &mut self.factors,
-        );
-        let branch = grow(&mut self.narrow, rows * h);
-        model.linear(layer, Part::Contract).forward(branch, activated, rows);
+        let (wide, coordinates) = (model.config.feed_forward(), coordinates!(self, layer));
+        let Kept { middle, inner, .. } = &mut self.kept[layer];
+        let inner = grow(inner, rows * wide);
+        grow(&mut self.narrow, rows * h);
+        let activated = grow(&mut self.wide, FEED_FORWARD_ROWS * wide);
+        let (expand, contract) = (model.linear(layer, Part::Expand), model.linear(layer, Part::Contract));
+        for first in (0..rows).step_by(FEED_FORWARD_ROWS) {
+            let rows = (rows - first).min(FEED_FORWARD_ROWS);
+            let (inner, narrow) = (&mut inner[first * wide..][..rows * wide], first * h..(first + rows) * h);
+            let input = match model.config.arch {
+                Arch::Reference => &self.narrow[narrow.clone()],
+                Arch::Bert => &middle[narrow.clone()],
+            };
+            expand.forward(inner, input, rows);
+            let (activated, coordinates) = (&mut activated[..rows * wide], &coordinates[first..first + rows]);
+            kernels::gelu(model.gelu(), activated, inner, wide, coordinates, drop, &mut self.factors);
+            contract.forward(&mut self.narrow[narrow], activated, rows);
+        }
     }
 
     /// One block backward: takes the gradient of its output in `dx`, leaves that of its input there, and
@@ -555,15 +560,21 @@ impl Chunk {
     /// of its input in `narrow`.
     fn expand_backward(&mut self, model: &Model<'_>, layer: usize, drop: &Dropout) {
         let (h, rows) = (model.config.hidden, self.rows(layer));
-        let gradients = &mut self.gradients;
-        let dinner = grow(&mut gradients.dinner, rows * 4 * h);
-        model.linear(layer, Part::Contract).input_gradient(dinner, &gradients.dw2, rows);
-        let activated = grow(&mut gradients.activated, rows * 4 * h);
-        let (inner, coordinates) = (&self.kept[layer].inner[..rows * 4 * h], coordinates!(self, layer));
-        let (dbias, factors) = (Sums::split(&mut gradients.sums, h).w1_bias, &mut self.factors);
-        kernels::gelu_backward(model.gelu(), activated, dinner, inner, dbias, coordinates, drop, factors);
-        let dinput = grow(&mut self.narrow, rows * h);
-        model.linear(layer, Part::Expand).input_gradient(dinput, dinner, rows);
+        let (wide, coordinates) = (model.config.feed_forward(), coordinates!(self, layer));
+        let BlockGradients { dinner, activated, dw2, sums, .. } = &mut self.gradients;
+        let (dinner, activated) = (grow(dinner, rows * wide), grow(activated, rows * wide));
+        let (dbias, dinput) = (Sums::split(sums, h).w1_bias, grow(&mut self.narrow, rows * h));
+        let (expand, contract) = (model.linear(layer, Part::Expand), model.linear(layer, Part::Contract));
+        for first in (0..rows).step_by(FEED_FORWARD_ROWS) {
+            let rows = (rows - first).min(FEED_FORWARD_ROWS);
+            let (cells, narrow) = (first * wide..(first + rows) * wide, first * h..(first + rows) * h);
+            let (dinner, activated) = (&mut dinner[cells.clone()], &mut activated[cells.clone()]);
+            contract.input_gradient(dinner, &dw2[narrow.clone()], rows);
+            let (inner, coordinates) = (&self.kept[layer].inner[cells], &coordinates[first..first + rows]);
+            let factors = &mut self.factors;
+            kernels::gelu_backward(model.gelu(), activated, dinner, inner, dbias, coordinates, drop, factors);
+            expand.input_gradient(&mut dinput[narrow], dinner, rows);
+        }
     }
 
     /// Backward of attention from `dout`: fills `dqkv`, and leaves the gradient of the projections' input in

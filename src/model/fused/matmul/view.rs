@@ -47,7 +47,7 @@ impl<'a> Mat<'a> {
     }
 
     /// Rows `first..first + rows` of this view.
-    pub(super) fn rows_from(self, first: usize, rows: usize) -> Self {
+    pub fn rows_from(self, first: usize, rows: usize) -> Self {
         assert!(first + rows <= self.rows, "a view beyond its matrix");
         Self { data: &self.data[(first * self.row_stride).min(self.data.len())..], rows, ..self }
     }
