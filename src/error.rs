@@ -4,6 +4,7 @@
 //! with the remedy where there is one. Errors gain context on their way up and are printed once, in
 //! `main`.
 
+use std::any::Any;
 use std::fmt;
 
 /// What class of failure this is. Each class has the exit code that scripts can rely on.
@@ -118,6 +119,12 @@ impl Error {
         Self { kind: self.kind, message: what.into(), source: Some(Box::new(self)) }
     }
 
+    /// A panic, which is a bug of this program, with what it said; `place` is where it came.
+    pub fn of_panic(place: impl fmt::Display, payload: &(dyn Any + Send)) -> Self {
+        let said = panic_message(payload);
+        Self::internal(format!("{place}: a panic: {said}; this is a bug of this program"))
+    }
+
     /// The class, and with it the exit code.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -145,6 +152,12 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|e| e as _)
     }
+}
+
+/// What a panic said, where it said it in text.
+pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    let said = payload.downcast_ref::<String>().map(String::as_str);
+    said.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 #[cfg(test)]

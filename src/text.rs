@@ -107,6 +107,29 @@ impl Encoding {
             .ok_or_else(|| broken_at(self.0.new_decoder_without_bom_handling(), bytes))
     }
 
+    /// The text of `bytes` as [`Encoding::decode`] gives it, with U+FFFD for each broken sequence, and how many there
+    /// were.
+    pub fn decode_lossy(self, bytes: &[u8]) -> (String, u64) {
+        if self.is_utf8() {
+            return utf8_lossy(bytes);
+        }
+        let mut decoder = self.0.new_decoder_without_bom_handling();
+        let longest = decoder.max_utf8_buffer_length(bytes.len()).expect("what lies in memory three times");
+        let (mut text, mut at, mut replaced) = (String::with_capacity(longest), 0, 0);
+        loop {
+            let (result, read) = decoder.decode_to_string_without_replacement(&bytes[at..], &mut text, true);
+            at += read;
+            match result {
+                DecoderResult::InputEmpty => return (text, replaced),
+                DecoderResult::OutputFull => text.reserve(longest),
+                DecoderResult::Malformed(..) => {
+                    text.push(char::REPLACEMENT_CHARACTER);
+                    replaced += 1;
+                }
+            }
+        }
+    }
+
     /// Refuses what its first bytes (as many as [`HEAD`] or as there are) show not to be text in this
     /// encoding: compressed files, binaries, text in quite another encoding.
     ///

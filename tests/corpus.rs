@@ -929,8 +929,8 @@ fn reference_further_tabs_are_dropped_silently() {
 #[test]
 fn reference_workers_each_hold_a_copy_of_the_corpus() {
     let text = Text::new(PLAIN);
-    let corpus = text.open();
-    // One map shared by threads: a document borrows from it, whichever thread asks.
+    let corpus = TextCorpus::open(&CorpusConfig { io: Io::Memory, ..text.config() }).unwrap();
+    // One copy shared by threads: a document borrows from it, whichever thread asks.
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

@@ -42,7 +42,11 @@ const CONFINED: &[(&[&str], &[&str], &str)] = &[
         &["src/flow/", "src/pipeline.rs"],
         "threads end with the call that needs them: one scope, around one pipeline",
     ),
-    (&["memmap2"], &["src/corpus/mmap.rs"], "the honest limit of a map is stated once, beside its SAFETY"),
+    (
+        &["memmap2"],
+        &["src/corpus/mmap/mod.rs"],
+        "the honest limit of a map is stated once, beside its SAFETY",
+    ),
     (
         &["SystemTime", "std::env", "env::var", "available_parallelism"],
         &["src/cli/"],
@@ -55,7 +59,7 @@ const CONFINED: &[(&[&str], &[&str], &str)] = &[
         &["src/cli/bench/"],
         "stages wait for each other, not for time to pass; what stands for a device in a measurement does",
     ),
-    (&["unsafe"], &["src/corpus/mmap.rs", "src/model/fused/matmul/"], "where it pays for itself, by name"),
+    (&["unsafe"], &["src/corpus/mmap/", "src/model/fused/matmul/"], "where it pays for itself, by name"),
 ];
 
 /// What must stand nowhere outside tests: (words, why).
@@ -120,11 +124,11 @@ fn each_rule_catches_its_breach_and_lets_the_rest_pass() {
     check("src/vocab/mod.rs", "eprintln!(\"a\");", Some("`eprintln!`"));
     check("src/cli/eval.rs", "println!(\"a\");", None);
     check("src/sample/mask.rs", "unsafe { f() }", Some("`unsafe`"));
-    check("src/corpus/mmap.rs", "unsafe { f() }", Some("no SAFETY"));
-    check("src/corpus/mmap.rs", "// SAFETY: it is.\nlet x = unsafe { f() };", None);
-    check("src/corpus/mmap.rs", "// SAFETY: it is,\n// on two lines.\n#[inline]\nunsafe { f() }", None);
-    check("src/corpus/mmap.rs", "/// # Safety\n/// It is.\nunsafe fn f() {}", None);
-    check("src/corpus/mmap.rs", "// SAFETY: it is.\nf();\nunsafe { f() }", Some("no SAFETY"));
+    check("src/corpus/mmap/mod.rs", "unsafe { f() }", Some("no SAFETY"));
+    check("src/corpus/mmap/mod.rs", "// SAFETY: it is.\nlet x = unsafe { f() };", None);
+    check("src/corpus/mmap/mod.rs", "// SAFETY: it is,\n// on two lines.\n#[inline]\nunsafe { f() }", None);
+    check("src/corpus/mmap/mod.rs", "/// # Safety\n/// It is.\nunsafe fn f() {}", None);
+    check("src/corpus/mmap/mod.rs", "// SAFETY: it is.\nf();\nunsafe { f() }", Some("no SAFETY"));
     check("src/flow/mod.rs", "thread::sleep(d);", Some("`thread::sleep`"));
     check("src/cli/bench/collate.rs", "thread::sleep(d);", None);
     check("src/model/mod.rs", "fn f() { todo!() }", Some("`todo!`"));

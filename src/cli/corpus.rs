@@ -525,6 +525,10 @@ fn tell_report(table: &mut Table, report: &Report) {
         let stray = &report.stray_byte_order_marks;
         table.row("byte order marks inside", places(&stray.lines, stray.count));
     }
+    if report.replaced > 0 {
+        let lines = places(&report.replaced_in.lines, report.replaced_in.count);
+        table.row("bytes replaced", format!("{} sequences in {one}s: {lines}", grouped(report.replaced)));
+    }
     let duplicates = &report.duplicates;
     let mut text = format!(
         "{} ({} of the documents)",

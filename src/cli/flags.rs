@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::corpus::{Compression, Corpus, CorpusConfig, Format, Io, Sources, files, tokens};
 use crate::sample::{MaskCount, MaskUnit, PairTask, SampleConfig, Shuffle, Truncate};
+use crate::text::OnBadBytes;
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result, durable};
 
@@ -120,6 +121,10 @@ pub struct ReadingFlags {
     /// [default: utf-8].
     #[arg(long, value_name = "LABEL")]
     pub encoding: Option<String>,
+    /// What to do with bytes that are not text in the encoding: `error` makes their document malformed (see
+    /// --on-bad-line), `replace` reads each broken sequence as U+FFFD [default: error].
+    #[arg(long, value_name = "POLICY", alias = "on_bad_bytes")]
+    pub on_bad_bytes: Option<OnBadBytes>,
     /// Directory for the index; default: beside the corpus, or the user's cache directory where that
     /// cannot be written.
     #[arg(long, value_name = "DIR")]
@@ -146,6 +151,7 @@ impl ReadingFlags {
             },
             lines: self.corpus_lines.or(base.lines),
             encoding: self.encoding.clone().unwrap_or(base.encoding),
+            replace_bad_bytes: self.on_bad_bytes.map_or(base.replace_bad_bytes, |p| p == OnBadBytes::Replace),
             index_dir: self.index_dir.clone().or(base.index_dir),
         }
     }

@@ -213,6 +213,9 @@ pub struct Report {
     pub byte_order_mark: bool,
     /// Byte order marks elsewhere, which are characters of a word: files were joined.
     pub stray_byte_order_marks: Finding,
+    /// Broken sequences of bytes that are read as U+FFFD, as asked for, and the documents with any.
+    pub replaced: u64,
+    pub replaced_in: Finding,
     pub duplicates: Duplicates,
     /// Of a document: a line, a block of lines, or a file.
     pub line_bytes: Spread,
@@ -240,6 +243,7 @@ pub fn check(
     let mut sentences = Lengths::default();
     let mut survey = tokenizer.map(Survey::new);
     let pairs = corpus.shape() == Shape::Pairs;
+    let (mut replaced, mut replaced_in) = (0, Finding::default());
     let (mut documents, mut lines) = (0, 0);
     corpus.scan(|id, Record { line, size, raw }| {
         if id % 4096 == 0 {
@@ -252,6 +256,11 @@ pub fn check(
         let text = strip_line_end(if pairs { &raw } else { raw.trim_ascii_end() });
         line_bytes.add(text.len());
         let document = corpus.parse(&raw, line, size);
+        let broken = if document.is_ok() { corpus.replaced(&raw) } else { 0 };
+        if broken > 0 {
+            replaced += broken;
+            replaced_in.add(line);
+        }
         let sound = document.is_ok();
         for (number, part) in raw.split_inclusive(|&byte| byte == b'\n').zip(line..).map(|(p, n)| (n, p)) {
             lines += 1;
@@ -289,6 +298,8 @@ pub fn check(
         crlf,
         byte_order_mark: corpus.text_file().is_some_and(TextFile::has_byte_order_mark),
         stray_byte_order_marks,
+        replaced,
+        replaced_in,
         duplicates: copies.report(),
         line_bytes: line_bytes.spread(),
         line_bytes_histogram: line_bytes.bars(),

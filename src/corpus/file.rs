@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::compressed::Compression;
 use super::fault::MAX_LINE;
 use super::index::{Identity, Index, MAX_BLOCK, Records, Refused, Window};
-use super::{Bytes, CorpusConfig, Io, Record, announce, reach};
+use super::{Bytes, CorpusConfig, Io, Record, announce, look, reach};
 use crate::durable::{self, parent};
 use crate::text::{BOM, Encoding, OnBadBytes, Transcoder};
 use crate::{Error, ErrorKind, Result};
@@ -136,12 +136,12 @@ impl TextFile {
             let place = places.get(window.before as usize).ok_or_else(|| self.changed(id))?;
             return self.read(id, place.range.clone(), window.line + place.line + 1);
         }
-        let bytes = self.bytes.slice(window.range)?;
-        let Some(found) = self.index.walk(&bytes).nth(window.before as usize) else {
-            return Err(self.changed(id));
-        };
-        let range = self.without_mark(id, &bytes, found.range);
-        let raw = bytes.cut(range);
+        let mut found = None;
+        let raw = self.bytes.pick(window.range, &mut |bytes| {
+            found = self.index.walk(bytes).nth(window.before as usize);
+            found.as_ref().map_or(0..0, |found| self.without_mark(id, bytes, found.range.clone()))
+        })?;
+        let found = found.ok_or_else(|| self.changed(id))?;
         Ok(Record { line: window.line + found.line + 1, size: raw.len() as u64, raw })
     }
 
@@ -392,10 +392,11 @@ impl<'b> Stream<'b> {
 impl Read for Stream<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let end = self.bytes.len().min(self.at + out.len() as u64);
-        let part = self.bytes.slice(self.at..end).map_err(io::Error::other)?;
-        out[..part.len()].copy_from_slice(&part);
+        let length = (end - self.at) as usize;
+        look(self.bytes, self.at..end, |part| out[..length].copy_from_slice(part))
+            .map_err(io::Error::other)?;
         self.at = end;
-        Ok(part.len())
+        Ok(length)
     }
 }
 

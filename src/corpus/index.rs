@@ -19,7 +19,7 @@ use std::path::Path;
 use memchr::{memchr, memchr_iter};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::Bytes;
+use super::{Bytes, look};
 use crate::text::BOM;
 use crate::{Error, Result, durable};
 
@@ -118,17 +118,17 @@ fn sample(bytes: &dyn Bytes) -> Result<u64> {
     let mut hash = Xxh3Default::new();
     hash.update(&length.to_le_bytes());
     if length <= 2 * END + BLOCKS * BLOCK {
-        hash.update(&bytes.slice(0..length)?);
+        look(bytes, 0..length, |piece| hash.update(piece))?;
         return Ok(hash.digest());
     }
-    hash.update(&bytes.slice(0..END)?);
+    look(bytes, 0..END, |piece| hash.update(piece))?;
     let between = length - 2 * END - BLOCK;
     for i in 0..BLOCKS {
         // 128 bits: a file's length times 62 may leave 64.
         let start = END + (u128::from(between) * u128::from(i) / u128::from(BLOCKS - 1)) as u64;
-        hash.update(&bytes.slice(start..start + BLOCK)?);
+        look(bytes, start..start + BLOCK, |piece| hash.update(piece))?;
     }
-    hash.update(&bytes.slice(length - END..length)?);
+    look(bytes, length - END..length, |piece| hash.update(piece))?;
     Ok(hash.digest())
 }
 
@@ -200,14 +200,16 @@ impl Index {
             index.anchors.push(0);
         }
         while start < length {
-            let chunk = bytes.slice(start..length.min(start + CHUNK))?;
-            hash.update(&chunk);
-            match kind {
-                Records::Lines => index.count_lines(start, &chunk, max_anchors),
-                Records::Blocks => blocks.feed(start, &chunk, |at, line| index.add(at, line, max_anchors)),
-            }
-            last = *chunk.last().expect("a chunk is not empty, or the loop would have ended");
-            start += chunk.len() as u64;
+            let end = length.min(start + CHUNK);
+            look(bytes, start..end, |chunk| {
+                hash.update(chunk);
+                match kind {
+                    Records::Lines => index.count_lines(start, chunk, max_anchors),
+                    Records::Blocks => blocks.feed(start, chunk, |at, line| index.add(at, line, max_anchors)),
+                }
+                last = chunk.last().copied().unwrap_or(last);
+            })?;
+            start = end;
         }
         index.content = hash.digest();
         match kind {
@@ -345,16 +347,16 @@ impl Index {
         }
         let mut at = window.start;
         while at < window.end {
-            let chunk = bytes.slice(at..window.end.min(at + CHUNK))?;
-            match self.kind {
+            let end = window.end.min(at + CHUNK);
+            look(bytes, at..end, |chunk| match self.kind {
                 Records::Lines => begins.extend(
-                    memchr_iter(b'\n', &chunk)
+                    memchr_iter(b'\n', chunk)
                         .zip(begins.len() as u64..)
                         .map(|(end, line)| (at + end as u64 + 1, line)),
                 ),
-                Records::Blocks => blocks.feed(at, &chunk, |at, line| begins.push((at, line))),
-            }
-            at += chunk.len() as u64;
+                Records::Blocks => blocks.feed(at, chunk, |at, line| begins.push((at, line))),
+            })?;
+            at = end;
         }
         begins.extend(blocks.finish(window.end).filter(|_| self.kind == Records::Blocks));
         // Behind the last line feed no line begins.
@@ -385,7 +387,8 @@ impl Index {
         durable::write_file(path, &self.encode(identity))
     }
 
-    fn encode(&self, identity: &Identity) -> Vec<u8> {
+    /// The bytes of the index file of the corpus that was `identity` when it was read.
+    pub fn encode(&self, identity: &Identity) -> Vec<u8> {
         let mut file = Vec::with_capacity(self.file_len() as usize);
         file.extend(MAGIC);
         file.extend(VERSION.to_le_bytes());
@@ -403,7 +406,8 @@ impl Index {
         file
     }
 
-    fn decode(file: &[u8], kind: Records, identity: &Identity) -> Result<Self, Refused> {
+    /// The index in the bytes of a file, of the corpus that is `identity` now.
+    pub fn decode(file: &[u8], kind: Records, identity: &Identity) -> Result<Self, Refused> {
         if file.len() < 8 + 4 + CHECKSUM || file[..8] != MAGIC {
             return Err(Refused::Corrupt("it is no index"));
         }
@@ -670,6 +674,7 @@ impl White {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
 
     use super::*;
     use crate::corpus::Piece;
@@ -900,6 +905,27 @@ mod tests {
             let index = Index::build(&Fake(content.clone()), Records::Blocks).unwrap();
             assert_eq!(index.len(), 2, "{shift}");
             check_blocks(&content, &index);
+        }
+    }
+
+    proptest! {
+        /// Any lines, blank ones and all, are found in their windows, and the file gives the index back.
+        #[test]
+        fn any_text_is_found_by_its_index(
+            lines in prop::collection::vec("[ \t\r]{0,2}|[ab\u{3000}\u{a0}]{0,40}", 0..300), last: bool,
+        ) {
+            let mut content = lines.join("\n").into_bytes();
+            content.extend(last.then_some(b'\n'));
+            for (kind, _) in BOTH {
+                let index = Index::build(&Fake(content.clone()), kind).unwrap();
+                match kind {
+                    Records::Lines => check(&content, &index),
+                    Records::Blocks => check_blocks(&content, &index),
+                }
+                let identity = Identity { bytes: content.len() as u64, ..IDENTITY };
+                let back = Index::decode(&index.encode(&identity), kind, &identity);
+                prop_assert!(index.is_empty() || back == Ok(index));
+            }
         }
     }
 

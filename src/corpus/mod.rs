@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 pub mod check;
 mod compressed;
@@ -233,8 +233,28 @@ pub trait Bytes: Send + Sync {
     /// [`crate::ErrorKind::Io`] where the file cannot be read any more.
     fn slice(&self, range: Range<u64>) -> Result<Piece<'_>>;
 
+    /// The part of `range` that `choose` picks from its bytes, as a place among them. They may change while it looks
+    /// at them, another process doing so, and what it makes of them is of use only where this returns a part.
+    ///
+    /// # Errors
+    /// As [`Bytes::slice`].
+    fn pick(&self, range: Range<u64>, choose: &mut dyn FnMut(&[u8]) -> Range<usize>) -> Result<Piece<'_>> {
+        let all = self.slice(range)?;
+        let part = choose(&all);
+        Ok(all.cut(part))
+    }
+
     /// Tells that `range` is wanted soon: the system may read it meanwhile. A hint, which may fail silently.
     fn announce(&self, _range: Range<u64>) {}
+}
+
+/// Shows `see` the bytes of `range` and keeps none: what [`Bytes::pick`] says goes for what it makes of them.
+fn look(bytes: &dyn Bytes, range: Range<u64>, mut see: impl FnMut(&[u8])) -> Result<()> {
+    let nothing = &mut |all: &[u8]| {
+        see(all);
+        0..0
+    };
+    bytes.pick(range, nothing).map(drop)
 }
 
 /// Of a range that is announced, as much is at a time: systems take no more than the largest piece that a disk
@@ -282,6 +302,9 @@ pub struct CorpusConfig {
     pub lines: Option<u64>,
     /// WHATWG label of the encoding.
     pub encoding: String,
+    /// Whether a broken sequence of bytes is read as U+FFFD; else it makes its document malformed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace_bad_bytes: bool,
     /// Where the index is kept; `None` is beside the corpus, or in the cache directory where that
     /// cannot be written.
     pub index_dir: Option<PathBuf>,
@@ -298,6 +321,7 @@ impl CorpusConfig {
             io: Io::default(),
             lines: None,
             encoding: "utf-8".to_owned(),
+            replace_bad_bytes: false,
             index_dir: None,
         }
     }
@@ -519,6 +543,12 @@ fn reach(path: &Path, file: &std::fs::File, io: Io) -> Result<Box<dyn Bytes>> {
     })
 }
 
+/// A file has fewer bytes than the `length` that it had when it was opened.
+fn shrank(path: &Path, length: usize) -> Error {
+    let what = format!("cannot read {}: it shrank from {length} bytes while it was used", path.display());
+    Error::new(ErrorKind::Io, what)
+}
+
 /// `range` as places in memory, if it lies within `0..len`.
 fn within(range: Range<u64>, len: usize) -> Result<Range<usize>> {
     match (usize::try_from(range.start), usize::try_from(range.end)) {
@@ -566,16 +596,45 @@ mod tests {
         check_reader(Io::Memory);
     }
 
+    /// Of what is still there, a map tells no more than that the file is not whole; `--io memory` has it all.
     #[test]
-    fn reading_in_pieces_tells_of_a_file_that_shrank() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("bytes");
-        std::fs::write(&path, [7; 5000]).unwrap();
-        let bytes = reach(&path, &std::fs::File::open(&path).unwrap(), Io::Pread).unwrap();
-        std::fs::write(&path, [7; 4999]).unwrap();
-        assert_eq!(*bytes.slice(0..4999).unwrap(), [7; 4999]);
-        let error = bytes.slice(4999..5000).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Io);
-        assert!(error.to_string().contains("it shrank from 5000 bytes"), "{error}");
+    fn a_file_that_shrank_is_an_error_and_never_a_signal() {
+        let check = |io: Io, last: u8, cut: u64, kept: u64| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("bytes");
+            std::fs::write(&path, [&[7; 49_999][..], &[last]].concat()).unwrap();
+            let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+            let bytes = reach(&path, &file, io).unwrap();
+            assert_eq!(*bytes.slice(0..kept).unwrap(), vec![7; kept as usize]);
+            file.set_len(cut).unwrap();
+            if io == Io::Memory {
+                assert_eq!(*bytes.slice(0..49_999).unwrap(), [7; 49_999]);
+                return;
+            }
+            for range in [49_999..50_000, 0..50_000, cut..cut + 1, 40_000..49_000] {
+                let error = bytes.slice(range.clone()).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Io, "{io:?} {range:?}");
+                assert!(error.to_string().contains("it shrank from 50000 bytes"), "{error}");
+                assert!(bytes.pick(range, &mut |_| 0..0).is_err(), "what was looked at is not told");
+            }
+            assert_eq!(bytes.slice(0..kept).is_ok(), io == Io::Pread);
+        };
+        for io in [Io::Mmap, Io::Pread, Io::Memory] {
+            for last in [7, 0] {
+                for cut in [0, 1, 4095, 4096, 4097, 39_999] {
+                    check(io, last, cut, cut);
+                }
+            }
+        }
+        // Within the last page nothing faults.
+        for (io, last) in [(Io::Mmap, 7), (Io::Mmap, 0), (Io::Pread, 7)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("bytes");
+            std::fs::write(&path, [&[7; 5000][..], &[last]].concat()).unwrap();
+            let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+            let bytes = reach(&path, &file, io).unwrap();
+            file.set_len(5000).unwrap();
+            assert_eq!(bytes.slice(4990..5001).unwrap_err().kind(), ErrorKind::Io, "{io:?} {last}");
+        }
     }
 }

@@ -18,8 +18,8 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use rustix::fs::{Advice, fadvise};
 
-use super::{Bytes, Piece, within};
-use crate::{Error, ErrorKind, Result};
+use super::{Bytes, Piece, shrank, within};
+use crate::{Error, Result};
 
 /// Kept at a time: small enough that the ends of what is announced waste little, many times a piece.
 const PAGE: u64 = 64 << 10;
@@ -61,7 +61,7 @@ impl Positioned {
     /// Takes what `file` holds now; `path` is for messages.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] where the system tells nothing about the file.
+    /// [`crate::ErrorKind::Io`] where the system tells nothing about the file.
     pub fn new(path: &Path, file: &File) -> Result<Self> {
         let failed = |error| Error::reading(path, error);
         let length = usize::try_from(file.metadata().map_err(failed)?.len())
@@ -89,14 +89,7 @@ impl Positioned {
         let mut bytes = vec![0; within(range, self.length)?.len()];
         match self.file.read_exact_at(&mut bytes, start) {
             Ok(()) => Ok(bytes),
-            Err(error) if error.kind() == Io::UnexpectedEof => Err(Error::new(
-                ErrorKind::Io,
-                format!(
-                    "cannot read {}: it shrank from {} bytes while it was used",
-                    self.path.display(),
-                    self.length
-                ),
-            )),
+            Err(error) if error.kind() == Io::UnexpectedEof => Err(shrank(&self.path, self.length)),
             Err(error) => Err(Error::reading(&self.path, error)),
         }
     }

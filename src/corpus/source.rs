@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -35,6 +36,8 @@ pub struct TextCorpus {
     guessed: bool,
     store: Store,
     fingerprint: u64,
+    /// Whether it has been told that bytes are replaced.
+    told: AtomicBool,
 }
 
 /// Where records lie.
@@ -77,7 +80,11 @@ impl TextCorpus {
                 field: (format == Format::Jsonl).then(|| field.clone()),
                 ..config.clone()
             },
-            fingerprint: fingerprint(content, encoding, part, format, &field),
+            fingerprint: match config.replace_bad_bytes {
+                false => fingerprint(content, encoding, part, format, &field),
+                true => !fingerprint(content, encoding, part, format, &field),
+            },
+            told: AtomicBool::new(false),
             format,
             field,
             guessed,
@@ -131,10 +138,7 @@ impl TextCorpus {
     /// # Errors
     /// What is wrong with it, and in which line.
     pub fn parse<'r>(&self, raw: &'r [u8], line: u64, size: u64) -> Result<Document<'r>, (u64, Fault)> {
-        let encoding = match &self.store {
-            Store::File(file) => file.text_encoding(),
-            Store::Directory(directory) => directory.encoding(),
-        };
+        let encoding = self.record_encoding();
         let whole = raw.len() as u64;
         let raw = match self.records() {
             Some(Records::Lines) => strip_line_end(raw),
@@ -143,17 +147,48 @@ impl TextCorpus {
         // Of what is too long only a part was read.
         let size = if size > whole { size } else { raw.len() as u64 };
         self.refuse_too_long(raw, line, size)?;
-        let text = encoding.decode(raw).map_err(|at| {
-            let before = &raw[..at];
-            let start = memchr::memrchr(b'\n', before).map_or(0, |end| end + 1);
-            let below = memchr::memchr_iter(b'\n', before).count() as u64;
-            (line + below, Fault::Malformed { at: at - start })
-        })?;
+        let text = match encoding.decode(raw) {
+            Ok(text) => text,
+            Err(_) if self.config.replace_bad_bytes => {
+                self.tell_replaced();
+                Cow::Owned(encoding.decode_lossy(raw).0)
+            }
+            Err(at) => {
+                let before = &raw[..at];
+                let start = memchr::memrchr(b'\n', before).map_or(0, |end| end + 1);
+                let below = memchr::memchr_iter(b'\n', before).count() as u64;
+                return Err((line + below, Fault::Malformed { at: at - start }));
+            }
+        };
         match text {
             Cow::Borrowed(text) => self.read(text, line),
             Cow::Owned(text) => self.read(&text, line).map(Document::into_owned),
         }
         .map_err(|fault| (line, fault))
+    }
+
+    /// How many broken sequences of a record [`TextCorpus::parse`] reads as U+FFFD.
+    pub fn replaced(&self, raw: &[u8]) -> u64 {
+        let encoding = self.record_encoding();
+        match self.config.replace_bad_bytes && encoding.decode(raw).is_err() {
+            true => encoding.decode_lossy(raw).1,
+            false => 0,
+        }
+    }
+
+    fn tell_replaced(&self) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(target: "corpus", path = %self.config.path.display(), "bytes that are not text in the \
+                encoding are read as U+FFFD (told once; bertstream doctor counts them and names the first lines)");
+        }
+    }
+
+    /// The encoding of the records.
+    fn record_encoding(&self) -> Encoding {
+        match &self.store {
+            Store::File(file) => file.text_encoding(),
+            Store::Directory(directory) => directory.encoding(),
+        }
     }
 
     fn refuse_too_long(&self, raw: &[u8], line: u64, size: u64) -> Result<(), (u64, Fault)> {

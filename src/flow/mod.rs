@@ -13,7 +13,6 @@ mod ordered;
 mod prefetch;
 mod stats;
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{Error, Result};
@@ -28,20 +27,8 @@ pub use stats::{FlowReport, StageReport, StageStats, StageSums};
 /// to assert unwind safety here.
 fn guard<R>(stage: &str, item: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        Err(Error::internal(format!(
-            "stage {stage}: a panic at item {item} (counted from 0): {}; this is a bug of this program",
-            panic_message(payload.as_ref())
-        )))
+        Err(Error::of_panic(format_args!("stage {stage}, item {item} (counted from 0)"), &*payload))
     })
-}
-
-/// What a panic said, where it said it in text.
-fn panic_message(payload: &(dyn Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 /// A thread of stage `name` could not be started.
@@ -127,7 +114,7 @@ mod tests {
                     (at, ErrorKind::Internal),
                     "{workers} workers"
                 );
-                let said = format!("stage test: a panic at item {at} (counted from 0): worker broke at {at}");
+                let said = format!("stage test, item {at} (counted from 0): a panic: worker broke at {at}");
                 assert!(last.to_string().starts_with(&said), "{last}");
             }
         }

@@ -125,6 +125,8 @@ impl BlockOrder {
 mod tests {
     use std::collections::HashSet;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn order(len: u64, size: u64, epoch: u64) -> Vec<u64> {
@@ -145,6 +147,15 @@ mod tests {
                 assert!(found.into_iter().eq(0..len), "{len} in blocks of {size}");
             }
             assert_eq!(seen.len(), if len > 6 { 3 } else { seen.len() }, "epochs differ: {len} by {size}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_in_blocks_is_a_permutation(len in 1u64..3000, size in 1u64..200, epoch in 0u64..4) {
+            let mut found = order(len, size, epoch);
+            found.sort_unstable();
+            prop_assert!(found.into_iter().eq(0..len));
         }
     }
 

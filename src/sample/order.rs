@@ -286,6 +286,18 @@ mod tests {
     }
 
     proptest! {
+        /// Of any length and key: a document for each position, and the position of each document.
+        #[test]
+        fn an_order_is_a_permutation_that_can_be_undone(seed: u64, len in 1u64.., near in 0u64..1000) {
+            let order = Order::keyed(SampleRng::new(Domain::Order, seed, &[]), len);
+            for position in [0, near % len, len / 2, len - 1 - near % len, len - 1] {
+                let document = order.document(position);
+                prop_assert!(document < len);
+                prop_assert_eq!(order.position(document), position);
+                prop_assert_eq!(order.document(order.position(position)), position);
+            }
+        }
+
         #[test]
         fn every_source_gives_what_it_is_asked_for_and_its_documents_equally_often(
             parts in prop::collection::vec((1u64..20, 0u64..50), 1..5),

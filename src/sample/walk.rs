@@ -2,6 +2,8 @@
 //!
 //! Takes positions of an epoch, finds their documents and opens them, and hands each to a [`Cut`].
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::blocks::documents_of_block;
 use super::order::{EpochOrder, Place};
 use super::texts::{Reader, Slot};
@@ -79,17 +81,36 @@ impl<C: Cut> SampleBuilder for Walk<'_, C> {
         }
         for position in unit.positions.clone() {
             let place = order.place(position);
-            let needed = self.cut.sentences_needed();
-            match self.reader.open(Slot::Own, place.document, needed)? {
-                Some(sentences) => {
-                    let cursor = Cursor { epoch: unit.epoch, position, part: 0 };
-                    self.cut.cut(&mut self.reader, sentences, &place, cursor, out)?;
-                }
-                None => out.skipped += 1,
-            }
+            let cursor = Cursor { epoch: unit.epoch, position, part: 0 };
+            // Whoever sees the error builds nothing more: what the panic left half done is never looked at.
+            let (reader, cut) = (&mut self.reader, &mut self.cut);
+            let build = AssertUnwindSafe(|| one(reader, cut, &place, cursor, out));
+            catch_unwind(build).unwrap_or_else(|payload| {
+                let corpus = self.corpus.file(place.document).display();
+                let what = format!(
+                    "stage sample, corpus {corpus}, document {} (epoch {}, position {position}, --seed {seed})",
+                    place.document, unit.epoch
+                );
+                Err(Error::of_panic(what, &*payload))
+            })?;
         }
         Ok(())
     }
+}
+
+/// Appends the samples of the document at a place.
+fn one(
+    reader: &mut Reader<'_>,
+    cut: &mut impl Cut,
+    place: &Place,
+    cursor: Cursor,
+    out: &mut Samples,
+) -> Result<()> {
+    match reader.open(Slot::Own, place.document, cut.sentences_needed())? {
+        Some(sentences) => cut.cut(reader, sentences, place, cursor, out)?,
+        None => out.skipped += 1,
+    }
+    Ok(())
 }
 
 /// Announces to the corpus the documents of a window, given with its epoch, and of the next one, but for those

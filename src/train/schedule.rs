@@ -71,6 +71,8 @@ pub fn default_warmup(kind: ScheduleKind, total: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn check(kind: ScheduleKind, warmup: u64, step: u64, expected: f64) {
@@ -112,6 +114,24 @@ mod tests {
         {
             let at = |lr| Schedule { kind, lr, warmup: 7, hidden: 64 }.lr(5, 100);
             assert!((at(2e-3) - 2.0 * at(1e-3)).abs() < 1e-12, "{kind:?}");
+        }
+    }
+
+    proptest! {
+        /// Up to the peak and down again, and never below zero or above the peak.
+        #[test]
+        fn a_rate_rises_in_the_warm_up_and_never_after(
+            kind in prop::sample::select(vec![ScheduleKind::Linear, ScheduleKind::Cosine, ScheduleKind::Constant]),
+            lr in 1e-6f64..1.0,
+            warmup in 0u64..1000,
+            total in 1u64..2000,
+            step in 1u64..2000,
+        ) {
+            let schedule = Schedule { kind, lr, warmup, hidden: 256 };
+            let (now, next) = (schedule.lr(step, total), schedule.lr(step + 1, total));
+            prop_assert!((0.0..=lr).contains(&now), "{now}");
+            prop_assert!(step > total || now > 0.0);
+            prop_assert_eq!(step < warmup, next > now, "{} {}", now, next);
         }
     }
 

@@ -145,6 +145,10 @@ fn is_text(path: &Path) -> bool {
 fn read(path: &Path, max_bytes: u64) -> Result<Read> {
     let path = if path.is_dir() { in_directory(path)? } else { path.to_owned() };
     let most = if is_text(&path) { subword::MAX_BYTES.min(max_bytes) } else { max_bytes };
+    // Asked first: reading up to the limit takes as much memory.
+    if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() > most) {
+        return Err(Error::data(format!("cannot read {}: larger than {most} bytes", path.display())));
+    }
     let bytes = durable::read_at_most(&path, most)?;
     // What is too large for a tokenizer.json is not searched for its model.
     let small = bytes.len() as u64 <= subword::MAX_BYTES;

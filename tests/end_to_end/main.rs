@@ -5,6 +5,7 @@ mod batches;
 mod bench;
 mod commands;
 mod failures;
+mod hostile;
 mod resume;
 mod signals;
 mod spellings;

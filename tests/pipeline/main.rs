@@ -2,6 +2,7 @@
 //! for any number of workers, any place to go on from, and any document that is not as it should be.
 
 mod documents;
+mod faults;
 mod memory;
 mod tokens;
 

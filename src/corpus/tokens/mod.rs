@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::{Bytes, Corpus, Document, Io, Piece, Shape, Source, Sources, files, mean_bytes, reach};
+use super::{Bytes, Corpus, Document, Io, Piece, Shape, Source, Sources, files, look, mean_bytes, reach};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result};
 
@@ -161,7 +161,19 @@ impl TokenFile {
     /// of another corpus or by another tokenizer, [`crate::ErrorKind::Data`] where it is damaged or no such file.
     pub fn open(path: &Path, io: Io, corpus: &dyn Corpus, tokenizer: &dyn Tokenizer) -> Result<Self> {
         let file = File::open(path).map_err(|error| Error::reading(path, error))?;
-        let bytes = reach(path, &file, io)?;
+        Self::over(path, reach(path, &file, io)?, corpus, tokenizer)
+    }
+
+    /// [`TokenFile::open`] of bytes that were reached; `path` is for messages.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn over(
+        path: &Path,
+        bytes: Box<dyn Bytes>,
+        corpus: &dyn Corpus,
+        tokenizer: &dyn Tokenizer,
+    ) -> Result<Self> {
         let damaged = |what: &str| damaged(path, what);
         let length = bytes.len();
         if length < (HEADER + TRAILER) as u64 {
@@ -213,12 +225,10 @@ impl TokenFile {
         // Of the block no more is read than the document and its place.
         let body = self.place(block, start, BLOCK_HEAD as u64)?.end;
         let at = id - self.header.documents_of(block).start;
-        let places = self.bytes.slice(self.place(block, body, 4 * at + 8)?.end - 8..body + 4 * at + 8)?;
-        let (Some(from), Some(to)) = (read_u32(&places, 0), read_u32(&places, 4)) else {
-            return Err(self.damaged_block(block));
-        };
-        let from = body + u64::from(from);
-        let length = (body + u64::from(to)).checked_sub(from).ok_or_else(|| self.damaged_block(block))?;
+        let end = self.place(block, body, 4 * at + 8)?.end;
+        let places = self.number(block, end - 8)?;
+        let (from, to) = (body + (places & u64::from(u32::MAX)), body + (places >> 32));
+        let length = to.checked_sub(from).ok_or_else(|| self.damaged_block(block))?;
         out.bytes = self.bytes.slice(self.place(block, from, length)?)?;
         self.parse(out).ok_or_else(|| self.damaged_block(block))
     }
@@ -241,7 +251,9 @@ impl TokenFile {
 
     /// The eight bytes at `start` as a number.
     fn number(&self, block: u64, start: u64) -> Result<u64> {
-        read_u64(&self.bytes.slice(start..start + 8)?, 0).ok_or_else(|| self.damaged_block(block))
+        let mut number = None;
+        look(&*self.bytes, start..start + 8, |bytes| number = read_u64(bytes, 0))?;
+        number.ok_or_else(|| self.damaged_block(block))
     }
 
     /// Refuses a block that is not what was written, or of which a document makes no sense.
@@ -449,7 +461,7 @@ fn compare(path: &Path, found: &[u8], expected: &Header) -> Result<()> {
 fn hash(bytes: &dyn Bytes, range: Range<u64>) -> Result<u64> {
     let mut hash = Xxh3Default::new();
     for start in range.clone().step_by(PIECE as usize) {
-        hash.update(&bytes.slice(start..range.end.min(start + PIECE))?);
+        look(bytes, start..range.end.min(start + PIECE), |piece| hash.update(piece))?;
     }
     Ok(hash.digest())
 }

@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::map::WordMap;
 use super::{Direct, Encoder, SUBWORDS_FILE, Specials, Tokenizer};
+use crate::error::panic_message;
 use crate::{Error, Result, durable};
 
 mod beside;
@@ -247,11 +248,7 @@ fn contained<T>(
 ) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => {
-            let said = panic.downcast_ref::<String>().map(String::as_str);
-            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
-            Err(format!("the tokenizers library gave up: {said}"))
-        }
+        Err(panic) => Err(format!("the tokenizers library gave up: {}", panic_message(&*panic))),
     }
 }
 
