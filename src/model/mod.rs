@@ -16,7 +16,7 @@ pub mod graph;
 mod layout;
 pub mod optimizer;
 
-pub use fused::FusedEngine;
+pub use fused::{FusedEngine, Products};
 pub use graph::GraphEngine;
 pub use layout::{InitRule, Layout, Parameter, Row0};
 pub use optimizer::{Optimizer, OptimizerKind};

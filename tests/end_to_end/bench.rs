@@ -67,6 +67,20 @@ fn a_consumer_that_holds_its_batches_is_told_how_long_it_waited() {
 }
 
 #[test]
+fn products_are_measured_in_both_precisions() {
+    let place = Place::with_lines(10);
+    for precision in ["f32", "bf16"] {
+        let flags =
+            format!("bench product --rows 40 --columns 30 --depth 20 --times 2 --precision {precision}");
+        let line = place.good(&format!("{flags} --json")).json();
+        assert!(line["gflops"].as_f64().is_some_and(|rate| rate > 0.0), "{line}");
+        assert_eq!((&line["precision"], &line["depth"]), (&precision.into(), &20.into()));
+        let text = place.good(&flags).stdout;
+        assert!(text.contains("GFLOP/s") && text.contains("40 x 30 x 20"), "{text}");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let place = Place::with_lines(10);
     let check = |flags: &str, code| {
@@ -78,6 +92,8 @@ fn what_cannot_be_measured_is_refused() {
     check("sample -c train.tsv -v vocab.json --seconds 0", 2);
     check("collate -c train.tsv -v vocab.json --alone --consumer-ms 5", 2);
     check("collate -c train.tsv -v vocab.json --batch-size 0", 2);
+    check("product --depth 0", 2);
+    check("product --rows 40000", 2);
 }
 
 #[test]

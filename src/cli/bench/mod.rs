@@ -14,6 +14,7 @@ use crate::{Error, Result};
 mod collate;
 mod corpus;
 mod held;
+mod product;
 mod sample;
 mod step;
 mod vocab;
@@ -33,6 +34,8 @@ pub struct Args {
 enum What {
     /// Whole training steps: forward, backward, clipping, optimizer.
     Step(step::Args),
+    /// A large matrix product: the peak that steps are measured against.
+    Product(product::Args),
     /// Counting the words of a text and making the vocabulary, in whole passes over it.
     Vocab(vocab::Args),
     /// Documents from a corpus, in the order of training.
@@ -47,6 +50,7 @@ enum What {
 pub fn run(args: Args) -> Result<()> {
     match args.what {
         What::Step(args) => step::run(&args),
+        What::Product(args) => product::run(&args),
         What::Vocab(args) => vocab::run(&args),
         What::Corpus(args) => corpus::run(args),
         What::Sample(args) => sample::run(&args),

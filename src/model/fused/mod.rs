@@ -22,6 +22,7 @@ mod chunk;
 mod kernels;
 mod linear;
 mod matmul;
+mod products;
 mod selection;
 mod vocabulary;
 
@@ -30,6 +31,8 @@ use chunk::{Chunk, Dropouts, Model, Part};
 use linear::{Direction, add_weight_gradient};
 use matmul::{Kernel, Mat, Packed, Rhs};
 use vocabulary::VocabularyHead;
+
+pub use products::Products;
 
 /// Most threads of an engine: far beyond the cores of any machine, and far below what a system refuses to
 /// start midway.
@@ -130,18 +133,9 @@ impl FusedEngine {
         threads: usize,
     ) -> Result<Self> {
         config.check()?;
-        if threads > MOST_THREADS {
-            return Err(Error::usage(format!(
-                "--threads {threads}: at most {MOST_THREADS}; the number of cores is enough"
-            )));
-        }
         let layout = Layout::new(config);
         let zeros = vec![0.0; layout.len()];
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
-            .thread_name(|i| format!("train-{i}"))
-            .build()
-            .map_err(|e| Error::internal("cannot start the engine's threads").caused_by(e))?;
+        let pool = thread_pool(threads)?;
         let kernel = Kernel::of(precision);
         let mut engine = Self {
             config: config.clone(),
@@ -425,6 +419,23 @@ impl Engine for FusedEngine {
         self.gradients = vec![0.0; self.layout.len()];
         Ok(())
     }
+}
+
+/// Threads for arithmetic, at least one.
+///
+/// # Errors
+/// Those of [`FusedEngine::new`] for threads.
+fn thread_pool(threads: usize) -> Result<rayon::ThreadPool> {
+    if threads > MOST_THREADS {
+        return Err(Error::usage(format!(
+            "--threads {threads}: at most {MOST_THREADS}; the number of cores is enough"
+        )));
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .thread_name(|i| format!("train-{i}"))
+        .build()
+        .map_err(|e| Error::internal("cannot start the engine's threads").caused_by(e))
 }
 
 /// The weight of one summand in a mean over `count`; 0 where there is none, so that no loss is no gradient.
