@@ -9,7 +9,7 @@ use super::sample::{EpochsFlag, LEGEND, SourceArgs, WorkersFlag, add_bottleneck,
 use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::Shape;
 use crate::pipeline::Plan;
-use crate::sample::{Cursor, Paint, Sample, Tally, show};
+use crate::sample::{Cursor, Paint, Tally, show};
 use crate::vocab::{Specials, Tokenizer};
 use crate::{Error, Result, durable};
 
@@ -169,19 +169,8 @@ impl Count {
         self.cells += batch.ids.len() as u64;
         self.digest.update(batch);
         for i in 0..batch.samples() {
-            let (ids, segments) = batch.sample(i);
-            let predicted = batch.predicted(i);
-            let columns: Vec<u32> = batch.predictions(i).map(|(column, ..)| column as u32).collect();
-            let sample = Sample {
-                ids,
-                segments,
-                masked: &columns,
-                labels: &batch.labels[predicted.clone()],
-                corruptions: &batch.corruptions[predicted],
-                pair: batch.pairs[i],
-                origin: batch.origins[i],
-            };
-            self.tally.add(&sample, specials);
+            let places = batch.places(i);
+            self.tally.add(&batch.as_sample(i, &places), specials);
         }
     }
 

@@ -138,7 +138,7 @@ fn fill<'t>(
 }
 
 /// The `top` most probable entries, best first; of equal ones the smaller id first.
-fn best(log_probabilities: &[f32], top: usize) -> Vec<(u32, f32)> {
+pub fn best(log_probabilities: &[f32], top: usize) -> Vec<(u32, f32)> {
     let mut all: Vec<(u32, f32)> = (0..).zip(log_probabilities.iter().copied()).collect();
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if top < all.len() {

@@ -7,18 +7,18 @@ use clap::ArgAction;
 use serde::Serialize;
 
 use super::eval::Finished;
-use super::flags::{ReadingFlags, SourceArg, TokensFlag};
+use super::flags::{ReadingFlags, SourceArg};
 use super::output::{Printer, grouped, tell};
+use super::rebuild;
 use super::sample::LEGEND;
 use super::train::default_workers;
-use crate::collate::{BatchDigest, HostBatch, PadTo};
-use crate::corpus::{Corpus, CorpusConfig, Shape, Sources};
+use crate::collate::{BatchDigest, HostBatch};
+use crate::corpus::{Corpus, CorpusConfig, Sources};
 use crate::pipeline::Plan;
-use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, positions, show};
+use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, show};
 use crate::train::checkpoint::{self, Manifest, STATE};
-use crate::train::config::hex;
+use crate::train::metrics;
 use crate::train::run_dir::{self, METRICS};
-use crate::train::{RunConfig, metrics, start_of_step};
 use crate::vocab::Tokenizer;
 use crate::{Error, Result};
 
@@ -74,15 +74,7 @@ struct Predicted<'l> {
 pub fn run(args: Args) -> Result<()> {
     let Finished { config, tokenizer } = Finished::open(&args.run, None)?;
     let sources = args.reading.over(&moved(&config.data.corpus, &args.corpus)?)?;
-    let (corpus, _) = TokensFlag::default().open(&sources, &*tokenizer)?;
-    let found = hex(corpus.fingerprint());
-    if found != config.data.corpus_fingerprint {
-        return Err(Error::mismatch(format!(
-            "corpus {}: fingerprint {found}, the run was made with {}: its text changed since",
-            corpus.path().display(),
-            config.data.corpus_fingerprint
-        )));
-    }
+    let corpus = rebuild::corpus(&config, &sources, &*tokenizer)?;
     if args.step > config.length.total {
         return Err(Error::usage(format!("--step {}: the run has {}", args.step, config.length.total)));
     }
@@ -101,9 +93,9 @@ pub fn run(args: Args) -> Result<()> {
     let plan = Plan { corpus: &*corpus, tokenizer: &*tokenizer, sample: &sample, workers: default_workers() };
     let from = match args.verify {
         true => (1, Cursor::default()),
-        false => nearest(&args.run, &config, &*corpus, args.step)?,
+        false => rebuild::nearest(&args.run, &config, &*corpus, args.step)?,
     };
-    let (batches, digest) = rebuild(plan, &config, from, args.step)?;
+    let (batches, digest) = rebuild::batches(plan, &config, from, args.step)?;
     let shown = batches.iter().map(HostBatch::samples).sum::<usize>().min(args.limit.unwrap_or(usize::MAX));
     let samples = |(b, batch)| (0..HostBatch::samples(batch)).map(move |i| (b, batch, i));
     let samples = batches.iter().enumerate().flat_map(samples);
@@ -199,51 +191,6 @@ impl Recorded {
         tell(format_args!("verified: the run saw the same batches up to step {step} (digest {digest})"));
         Ok(())
     }
-}
-
-/// The step at or before `step` whose data can be found at once, and where they begin. Where every position
-/// gives one sample, and every row has one, that is the step itself; else the one after the nearest
-/// checkpoint.
-fn nearest(run: &Path, config: &RunConfig, corpus: &dyn Corpus, step: u64) -> Result<(u64, Cursor)> {
-    let one_a_position = corpus.shape() == Shape::Pairs
-        && !config.sample.skip_bad_lines
-        && config.sample.window_for(corpus) == 1;
-    if one_a_position && config.collate.pad_to != PadTo::Packed {
-        let per_step = (config.collate.batch_size * config.accumulate) as u64;
-        return Ok((step, start_of_step(step, positions(corpus), per_step)));
-    }
-    for (saved, path) in checkpoint::list(&run_dir::checkpoints(run))? {
-        if saved < step
-            && let Ok(manifest) = Manifest::read(&path.join(STATE))
-        {
-            return Ok((saved + 1, manifest.progress.cursor));
-        }
-    }
-    Ok((1, Cursor::default()))
-}
-
-/// The batches of `step`, and the digest of all from the step that `from` names to it.
-fn rebuild(
-    plan: Plan<'_>,
-    config: &RunConfig,
-    from: (u64, Cursor),
-    step: u64,
-) -> Result<(Vec<HostBatch>, BatchDigest)> {
-    plan.batches(&config.collate, from.1, u64::MAX, |batches| {
-        let mut digest = BatchDigest::default();
-        let mut micro: Vec<HostBatch> = Vec::new();
-        for _ in from.0..=step {
-            micro.clear();
-            while micro.len() < config.accumulate && !micro.last().is_some_and(|b| b.ends_epoch) {
-                let batch = batches.next().ok_or_else(|| {
-                    Error::internal(format!("inspect: the batches end before step {step}"))
-                })??;
-                digest.update(&batch);
-                micro.push(batch);
-            }
-        }
-        Ok((micro, digest))
-    })
 }
 
 fn line<'l>(

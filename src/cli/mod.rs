@@ -23,6 +23,8 @@ mod inspect;
 mod log;
 mod output;
 mod quickstart;
+mod rebuild;
+mod report;
 mod sample;
 mod tokenize;
 mod tokenizer;
@@ -96,6 +98,11 @@ enum Command {
     /// Rebuild the batch of any step of a run, without training.
     #[command(after_help = "Example:\n  bertstream inspect --run run --step 100 --limit 5")]
     Inspect(inspect::Args),
+    /// Draw runs: a page with their curves, their corpora and a browser for the samples they saw.
+    #[command(after_help = "Examples:\n\
+        \x20 bertstream report run\n\
+        \x20 bertstream report run run-2 --output comparison.html")]
+    Report(report::Args),
     /// Measure the parts of the program on this machine.
     #[command(after_help = "Examples:\n\
         \x20 bertstream bench step --hidden 256 --layers 8 --batch-size 64\n\
@@ -128,6 +135,7 @@ impl Cli {
             Command::FillMask(args) => fill_mask::run(&args),
             Command::Embed(args) => embed::run(&args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Report(args) => report::run(&args),
             Command::Bench(args) => bench::run(args),
             Command::Tune(args) => tune::run(&args),
             Command::Quickstart(args) => quickstart::run(args),

@@ -90,6 +90,27 @@ impl HostBatch {
         self.predicted(i).map(move |k| (self.masked[k] as usize - start, self.labels[k], self.corruptions[k]))
     }
 
+    /// Sample `i < samples()` as it was before it came into the batch; `places` are those of
+    /// [`HostBatch::places`].
+    pub fn as_sample<'b>(&'b self, i: usize, places: &'b [u32]) -> Sample<'b> {
+        let (ids, segments) = self.sample(i);
+        let predicted = self.predicted(i);
+        Sample {
+            ids,
+            segments,
+            masked: places,
+            labels: &self.labels[predicted.clone()],
+            corruptions: &self.corruptions[predicted],
+            pair: self.pairs[i],
+            origin: self.origins[i],
+        }
+    }
+
+    /// Places within sample `i < samples()` that are predicted, ascending.
+    pub fn places(&self, i: usize) -> Vec<u32> {
+        self.predictions(i).map(|(at, ..)| at as u32).collect()
+    }
+
     /// The entries of `masked`, `labels` and `corruptions` that belong to sample `i < samples()`.
     pub fn predicted(&self, i: usize) -> std::ops::Range<usize> {
         let before = |flat: usize| self.masked.partition_point(|&at| (at as usize) < flat);

@@ -118,6 +118,17 @@ pub struct Sample<'s> {
     pub origin: Origin,
 }
 
+impl Sample<'_> {
+    /// Adds each of its true tokens to `counts`, by id.
+    pub fn count_tokens(&self, counts: &mut [u64]) {
+        self.ids.iter().for_each(|&id| counts[id as usize] += 1);
+        for (&at, &label) in self.masked.iter().zip(self.labels) {
+            counts[self.ids[at as usize] as usize] -= 1;
+            counts[label as usize] += 1;
+        }
+    }
+}
+
 /// Samples of one unit, as columns: one allocation each for all of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples {

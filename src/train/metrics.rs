@@ -197,9 +197,14 @@ fn step_of(line: &str) -> Option<u64> {
     serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64()
 }
 
+/// The text of `metrics.jsonl`; empty where there is no such file.
+pub fn text(path: &Path) -> Result<String> {
+    Ok(read_if_there(path)?.unwrap_or_default())
+}
+
 /// The records in `metrics.jsonl`, in their order; none where there is no such file.
 pub fn records(path: &Path) -> Result<Vec<Record>> {
-    let text = read_if_there(path)?.unwrap_or_default();
+    let text = text(path)?;
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 

@@ -7,7 +7,7 @@
 use super::steps::Epoch;
 use crate::collate::{self, CollateConfig};
 use crate::pipeline::Plan;
-use crate::sample::{Cursor, Sample, positions};
+use crate::sample::{Cursor, positions};
 use crate::{Error, Result};
 
 /// Tokens looked at for lengths and counts of samples.
@@ -47,7 +47,7 @@ impl Survey {
                     seen.samples += 1;
                     seen.tokens += sample.ids.len() as u64;
                     seen.last = sample.origin.cursor;
-                    counts.iter_mut().for_each(|counts| count(counts, &sample));
+                    counts.iter_mut().for_each(|counts| sample.count_tokens(counts));
                     seen.batches += u64::from(collator.push(sample)?.is_some());
                 }
                 if seen.tokens >= enough {
@@ -100,14 +100,5 @@ impl Seen {
         let share = positions as f64 / passed as f64;
         let scaled = |n: u64| (n as f64 * share).round() as u64;
         Epoch { samples: scaled(self.samples), batches: scaled(self.batches), exact: false }
-    }
-}
-
-/// Counts the true tokens of a sample.
-fn count(counts: &mut [u64], sample: &Sample<'_>) {
-    sample.ids.iter().for_each(|&id| counts[id as usize] += 1);
-    for (&at, &label) in sample.masked.iter().zip(sample.labels) {
-        counts[sample.ids[at as usize] as usize] -= 1;
-        counts[label as usize] += 1;
     }
 }

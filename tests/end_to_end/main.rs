@@ -6,6 +6,7 @@ mod bench;
 mod commands;
 mod failures;
 mod hostile;
+mod report;
 mod resume;
 mod signals;
 mod spellings;
