@@ -6,6 +6,32 @@
 //! BERT), [`model`] (parameters and the arithmetic of a step), [`train`] (stage 4, the loop, its
 //! checkpoints and its records). [`cli`] turns flags into parts. `docs/ARCHITECTURE.md` tells the same
 //! story at length.
+//!
+//! # A pipeline of two stages
+//! ```
+//! use bertstream::corpus::{self, CorpusConfig};
+//! use bertstream::pipeline::Plan;
+//! use bertstream::sample::{Cursor, SampleConfig};
+//! use bertstream::vocab::WordVocab;
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("corpus.tsv");
+//! std::fs::write(&path, "a cat sleeps\tit dreams\nrain falls\tthe street is wet\n")?;
+//! let corpus = corpus::open(&CorpusConfig::at(&path))?;
+//! let vocab = WordVocab::from_texts(["a cat sleeps it dreams rain falls the street is wet"], None, 1);
+//! let config = SampleConfig { seq_len: 16, ..SampleConfig::default() };
+//! let plan = Plan { corpus: &*corpus, tokenizer: &vocab, sample: &config, workers: 2 };
+//! let lengths = plan.samples(Cursor::default(), 1, |units| {
+//!     let mut lengths = Vec::new();
+//!     for samples in units {
+//!         lengths.extend(samples?.iter().map(|sample| sample.ids.len()));
+//!     }
+//!     Ok(lengths)
+//! })?;
+//! assert_eq!(lengths.len(), 2); // a sample a line, in the order of the seed
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//! `examples/own_samples.rs` goes on from here: samples of one's own, batches, a model, steps.
 
 pub mod cli;
 pub mod collate;

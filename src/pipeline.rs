@@ -11,7 +11,7 @@ use crate::collate::{self, CollateConfig, Collator, HostBatch};
 use crate::corpus::tokens::{self, Block};
 use crate::corpus::{self, Corpus};
 use crate::flow::{FlowReport, StageReport, StageStats, StageSums, ordered_map, prefetch};
-use crate::sample::{self, Cursor, EpochOrder, SampleConfig, Samples, Shuffle, Unit};
+use crate::sample::{self, Cursor, EpochOrder, SampleBuilder, SampleConfig, Samples, Shuffle, Unit};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result};
 
@@ -62,7 +62,7 @@ impl<'p> Plan<'p> {
     ) -> Result<(R, FlowReport)> {
         one_stage("sample", |stats| {
             thread::scope(|scope| {
-                let parts = self.stream(scope, stats, start, epochs)?;
+                let parts = self.stream(scope, stats, start, epochs, || self.builder())?;
                 consume(&mut parts.map(|part| Ok(part?.samples)))
             })
         })
@@ -114,6 +114,23 @@ impl<'p> Plan<'p> {
         gauges: &Gauges,
         consume: impl FnOnce(&mut dyn Iterator<Item = Result<HostBatch>>) -> Result<R>,
     ) -> Result<R> {
+        self.batches_built_by(|| self.builder(), collate, start, epochs, gauges, consume)
+    }
+
+    /// [`Plan::gauged_batches`] of samples that are built otherwise: `make` gives each worker a builder of its own.
+    /// What these make of a unit must depend on nothing but the unit; then all that is promised of batches holds.
+    ///
+    /// # Errors
+    /// As there, and those of `make`.
+    pub fn batches_built_by<B: SampleBuilder, R>(
+        &self,
+        make: impl FnMut() -> Result<B>,
+        collate: &CollateConfig,
+        start: Cursor,
+        epochs: u64,
+        gauges: &Gauges,
+        consume: impl FnOnce(&mut dyn Iterator<Item = Result<HostBatch>>) -> Result<R>,
+    ) -> Result<R> {
         let collator = collate::collator(collate)?;
         if collate.seq_len < self.sample.seq_len {
             return Err(Error::usage(format!(
@@ -123,7 +140,7 @@ impl<'p> Plan<'p> {
         }
         let Gauges { sample, collate, .. } = gauges;
         thread::scope(|scope| {
-            let parts = self.stream(scope, sample, start, epochs)?;
+            let parts = self.stream(scope, sample, start, epochs, make)?;
             let batches = Batches::new(parts, collator);
             if self.workers == 0 {
                 return consume(&mut collate.watch(batches));
@@ -132,18 +149,26 @@ impl<'p> Plan<'p> {
         })
     }
 
-    /// The samples from `start` on, built by threads of `scope`.
-    fn stream<'scope>(
+    /// What makes the samples that the configuration describes.
+    fn builder(&self) -> Result<Box<dyn SampleBuilder + 'p>> {
+        sample::builder(self.corpus, self.tokenizer, self.sample)
+    }
+
+    /// The samples from `start` on, built by threads of `scope`, each with a builder of its own.
+    fn stream<'scope, B, M>(
         &self,
         scope: &'scope Scope<'scope, '_>,
         stats: &'scope StageStats,
         start: Cursor,
         epochs: u64,
-    ) -> Result<impl Iterator<Item = Result<Part>> + Send + use<'scope, 'p>>
+        mut make: M,
+    ) -> Result<impl Iterator<Item = Result<Part>> + Send + use<'scope, 'p, B, M>>
     where
         'p: 'scope,
+        B: SampleBuilder + 'scope,
+        M: FnMut() -> Result<B>,
     {
-        let Self { corpus, tokenizer, sample, workers } = *self;
+        let Self { corpus, sample, workers, .. } = *self;
         let positions = sample::positions(corpus);
         if start.position > positions {
             return Err(Error::mismatch(format!(
@@ -155,7 +180,7 @@ impl<'p> Plan<'p> {
         }
         let units = units(start, epochs, positions, Cut::new(corpus, sample));
         let built = ordered_map(scope, "sample", workers, units, stats, |_| {
-            let mut builder = sample::builder(corpus, tokenizer, sample)?;
+            let mut builder = make()?;
             Ok(move |unit: Unit| {
                 let mut samples = Samples::default();
                 let failed = builder.build(&unit, &mut samples).err();

@@ -90,6 +90,12 @@ fn summary(
 ) -> Result<Summary> {
     let started = Instant::now();
     let corpus = TextCorpus::open(source)?;
+    if wants_check && corpus.shape() == Shape::Samples {
+        return Err(Error::usage(format!(
+            "corpus {}: samples have no text to be checked: `bertstream sample --corpus-format samples` reads them",
+            source.path.display()
+        )));
+    }
     let opened = started.elapsed();
     let mut summary = Summary::of(&corpus, opened);
     summary.documents = documents(&corpus, args.limit);
@@ -409,7 +415,7 @@ impl Summary {
                 "corpus {path}: {refused} of {lines} lines are not two sentences with a tab between: mend them, or \
                  train with --on-bad-line skip",
             ),
-            Shape::Documents => format!(
+            Shape::Documents | Shape::Samples => format!(
                 "corpus {path}: {refused} of {} documents are malformed: mend them, or train with --on-bad-line skip",
                 self.document_count
             ),

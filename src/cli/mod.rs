@@ -26,6 +26,7 @@ mod quickstart;
 mod rebuild;
 mod report;
 mod sample;
+mod statistics;
 mod tokenize;
 mod tokenizer;
 mod train;

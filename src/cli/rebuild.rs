@@ -34,7 +34,7 @@ pub fn corpus(config: &RunConfig, sources: &Sources, tokenizer: &dyn Tokenizer) 
 /// gives one sample, and every row has one, that is the step itself; else the one after the nearest
 /// checkpoint.
 pub fn nearest(run: &Path, config: &RunConfig, corpus: &dyn Corpus, step: u64) -> Result<(u64, Cursor)> {
-    let one_a_position = corpus.shape() == Shape::Pairs
+    let one_a_position = matches!(corpus.shape(), Shape::Pairs | Shape::Samples)
         && !config.sample.skip_bad_lines
         && config.sample.window_for(corpus) == 1;
     if one_a_position && config.collate.pad_to != PadTo::Packed {

@@ -8,7 +8,8 @@ use tempfile::TempDir;
 
 use super::bottleneck::{Situation, bottleneck};
 use super::flags::{CorpusFlags, Preset, SampleFlags, TokensFlag, spooled};
-use super::output::{Printer, Table, grouped, percent, tell};
+use super::output::{Printer, Table, grouped, percent, print, tell};
+use super::statistics::statistics;
 use super::train::cores;
 use crate::collate::CollateConfig;
 use crate::corpus::{Corpus, Shape};
@@ -16,7 +17,7 @@ use crate::flow::FlowReport;
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, SampleConfig, Tally, show};
 use crate::vocab::Tokenizer;
-use crate::{Result, vocab};
+use crate::{Error, Result, vocab};
 
 /// Flags of `sample`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +31,10 @@ pub struct Args {
     /// Short for `--format jsonl`.
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// In place of samples, what they look like in numbers: lengths, rates of masks and pairs, padding in batches of 64,
+    /// coverage of the vocabulary. With --json one JSON object.
+    #[arg(long, conflicts_with = "format")]
+    stats: bool,
     #[command(flatten)]
     epochs: EpochsFlag,
     #[command(flatten)]
@@ -37,6 +42,9 @@ pub struct Args {
     #[command(flatten)]
     source: SourceArgs,
 }
+
+/// Rows of the batches whose padding is told.
+const ROWS: usize = 64;
 
 /// How often a command goes through the corpus.
 #[derive(Debug, clap::Args)]
@@ -129,6 +137,16 @@ pub fn run(args: Args) -> Result<()> {
     let Plan { corpus, tokenizer, .. } = plan;
     let format = if args.json { Format::Jsonl } else { args.format };
     let limit = args.limit.unwrap_or(u64::MAX);
+    if args.stats {
+        let found = statistics(plan, ROWS, limit)?;
+        return match args.json {
+            true => print(
+                serde_json::to_string(&found)
+                    .map_err(|e| Error::internal("sample: the line cannot be written").caused_by(e))?,
+            ),
+            false => print(found.table()),
+        };
+    }
 
     let mut printer = Printer::new();
     let (mut tally, mut skipped) = (Tally::default(), 0);
@@ -196,6 +214,7 @@ pub(super) fn heading(origin: &Origin, pair: PairLabel, shape: Shape) -> String 
         Shape::Pairs => {
             return format!("epoch {epoch} position {position}: lines {line_a} + {line_b}{label}");
         }
+        Shape::Samples => format!("line {line_a}"),
         Shape::Documents if pair == PairLabel::None => format!("document {document_a} line {line_a}"),
         Shape::Documents if document_a == document_b => {
             format!("document {document_a} lines {line_a} + {line_b}")

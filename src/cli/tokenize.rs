@@ -8,6 +8,7 @@ use super::flags::{CorpusFlags, is_standard_input, keep_inputs, keep_standard_in
 use super::log;
 use super::output::{Table, bytes, grouped, print, seconds};
 use super::train::cores;
+use crate::corpus::Shape;
 use crate::corpus::tokens::{Header, Writer, beside};
 use crate::pipeline::encode_blocks;
 use crate::{Error, Result, vocab};
@@ -47,6 +48,9 @@ pub fn run(args: Args) -> Result<()> {
         kept_text = Some(text);
     }
     let (corpus, sources) = sources.open()?;
+    if corpus.shape() == Shape::Samples {
+        return Err(Error::usage(format!("corpus {sources}: samples have their ids already")));
+    }
     let output = args.output.map_or_else(|| beside(&sources, &*tokenizer), Ok)?;
     let inputs: Vec<&Path> = sources.iter().map(|source| &*source.path).chain([&*args.vocab]).collect();
     keep_inputs(&output, &inputs)?;

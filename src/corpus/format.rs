@@ -26,6 +26,8 @@ pub enum Format {
     Jsonl,
     /// A document a line; of a directory, a document a file.
     Text,
+    /// A sample a line, ready to be collated, as `bertstream sample --json` prints it. Never guessed.
+    Samples,
 }
 
 impl Format {
@@ -34,6 +36,7 @@ impl Format {
         match self {
             Self::Pairs => Shape::Pairs,
             Self::Sentences | Self::Jsonl | Self::Text => Shape::Documents,
+            Self::Samples => Shape::Samples,
         }
     }
 
@@ -44,6 +47,7 @@ impl Format {
             Self::Sentences => "sentences",
             Self::Jsonl => "jsonl",
             Self::Text => "text",
+            Self::Samples => "samples",
         }
     }
 
@@ -54,6 +58,7 @@ impl Format {
             Self::Sentences => "a sentence a line, blank lines between documents",
             Self::Jsonl => "a JSON object a line",
             Self::Text => "plain text, a document a line or a file",
+            Self::Samples => "a sample a line, as JSON",
         }
     }
 }

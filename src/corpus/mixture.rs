@@ -40,7 +40,11 @@ impl Mixture {
         };
         let shape = first.shape();
         if let Some((other, _)) = sources.iter().find(|(corpus, _)| corpus.shape() != shape) {
-            let name = |shape| if shape == Shape::Pairs { "pairs" } else { "documents" };
+            let name = |shape| match shape {
+                Shape::Pairs => "pairs",
+                Shape::Documents => "documents",
+                Shape::Samples => "samples",
+            };
             return Err(Error::data(format!(
                 "corpora {} and {}: one holds {}, the other {}, of which samples are made differently: train on \
                  either, or bring both into one format",

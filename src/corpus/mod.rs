@@ -90,6 +90,8 @@ pub enum Shape {
     Pairs,
     /// Any number of sentences, of which samples are filled.
     Documents,
+    /// One line, which is a sample.
+    Samples,
 }
 
 /// One source of a corpus, and its part in the mixture.

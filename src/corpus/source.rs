@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use smallvec::smallvec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::compressed::Compression;
@@ -19,7 +20,8 @@ use super::fault::{Fault, MAX_LINE};
 use super::file::{OpenFile, TextFile};
 use super::index::Records;
 use super::{
-    Corpus, CorpusConfig, Document, Format, Piece, Record, Shape, format, jsonl, pairs, sentences, text,
+    Corpus, CorpusConfig, Document, Format, Piece, Record, Sentence, Shape, format, jsonl, pairs, sentences,
+    text,
 };
 use crate::text::{BOM, Encoding, HEAD};
 use crate::{Error, Result};
@@ -214,6 +216,9 @@ impl TextCorpus {
             Format::Sentences => Ok(sentences::read(text, line)),
             Format::Jsonl => jsonl::read(text, &self.field, line),
             Format::Text => text::read(text, line),
+            // Whoever makes a sample of it says what is wrong with it.
+            Format::Samples if text.trim().is_empty() => Err(Fault::NoSentence),
+            Format::Samples => Ok(Document { sentences: smallvec![Sentence { text: text.into(), line }] }),
         }
     }
 
@@ -332,7 +337,7 @@ fn open_file(config: &CorpusConfig, encoding: Encoding) -> Result<(Format, Store
 /// What the records of a file are.
 fn records(format: Format) -> Records {
     match format {
-        Format::Pairs | Format::Jsonl | Format::Text => Records::Lines,
+        Format::Pairs | Format::Jsonl | Format::Text | Format::Samples => Records::Lines,
         Format::Sentences => Records::Blocks,
     }
 }

@@ -13,6 +13,7 @@ use crate::{Error, Result};
 mod blocks;
 mod encoded;
 mod fill;
+mod given;
 mod halves;
 pub mod mask;
 mod nsp;
@@ -32,6 +33,7 @@ mod words;
 
 pub use blocks::documents_of_block;
 use fill::Fill;
+use given::Given;
 use halves::Halves;
 pub use order::EpochOrder;
 pub use quality::shuffle_quality;
@@ -224,6 +226,12 @@ pub trait SampleBuilder: Send {
     fn build(&mut self, unit: &Unit, out: &mut Samples) -> Result<()>;
 }
 
+impl<B: SampleBuilder + ?Sized> SampleBuilder for Box<B> {
+    fn build(&mut self, unit: &Unit, out: &mut Samples) -> Result<()> {
+        (**self).build(unit, out)
+    }
+}
+
 /// Which pair task samples carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -406,7 +414,7 @@ impl SampleConfig {
     /// worth where it is several. Without a shuffle nothing is shuffled.
     pub fn window_for(&self, corpus: &dyn Corpus) -> u64 {
         match (self.shuffle, self.window, corpus.shape()) {
-            (Shuffle::None, ..) | (_, 0, Shape::Pairs) => 1,
+            (Shuffle::None, ..) | (_, 0, Shape::Pairs | Shape::Samples) => 1,
             (_, 0, Shape::Documents) => {
                 (Self::WINDOW_BYTES / mean_bytes(corpus)).clamp(1, Self::WIDEST_WINDOW)
             }
@@ -477,6 +485,7 @@ pub fn builder<'p>(
             let cut = Fill::new(corpus, tokenizer, config)?;
             windowed(Walk::new(corpus, tokenizer, config, cut)?, config, corpus)
         }
+        Shape::Samples => windowed(Given::new(corpus, tokenizer, config)?, config, corpus),
     }
 }
 

@@ -41,6 +41,17 @@ fn from_text_to_figures_by_every_command() {
     let none = place.good(&format!("sample {source} --limit 0"));
     assert!(none.stdout.is_empty() && none.stderr.contains("no samples"), "{}", none.stderr);
 
+    let stats = place.good(&format!("sample {source} --stats --json")).json();
+    let fields: Vec<&str> = stats.as_object().unwrap().keys().map(|field| &**field).collect();
+    let expected = "distinct frequent kept lengths masked next not_next padding_fixed padding_longest \
+                    randomised ranks rare runs samples tokens unknown vocabulary whole words";
+    assert_eq!(fields, expected.split_whitespace().collect::<Vec<_>>(), "these names stay");
+    assert_eq!((number(&stats, "samples"), &stats["whole"]), (400.0, &true.into()));
+    let counted: f64 = stats["lengths"].as_array().unwrap().iter().map(|bar| bar[1].as_f64().unwrap()).sum();
+    assert_eq!((counted, number(&stats, "next") + number(&stats, "not_next")), (400.0, 400.0));
+    let few = place.good(&format!("sample {source} --stats --limit 40")).stdout;
+    assert!(few.contains("40, the first of an epoch") && few.contains("vocabulary"), "{few}");
+
     let batches = place.good(&format!("collate {source} --batch-size 16 --limit 3 --json")).json_lines();
     assert_eq!(batches.iter().map(|b| number(b, "rows")).collect::<Vec<_>>(), [16.0; 3]);
     let written = "collate --corpus held-out.tsv --vocab vocab.json --seq-len 24 --batch-size 16 \

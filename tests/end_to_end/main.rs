@@ -10,5 +10,6 @@ mod report;
 mod resume;
 mod signals;
 mod spellings;
+mod stages;
 mod tokens;
 mod toy;

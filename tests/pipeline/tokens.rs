@@ -126,23 +126,17 @@ fn without_its_tokenizer_ids_are_not_used() {
     assert!(run(&from_ids, &large, &variant, 0, START) == expected);
 }
 
-/// Some 20 blocks, of documents or of pairs.
-fn large(shape: Shape) -> Box<dyn Corpus> {
-    match shape {
-        Shape::Pairs => Box::new(made_up(6000, 4)),
-        Shape::Documents => {
-            let sources = vec![Source { documents: 0..80, per_epoch: 80 }];
-            Box::new(Documents { bytes: 20 << 16, sources, ..mixture() })
-        }
-    }
+/// Some 20 blocks, of pairs and of documents.
+fn large() -> [Box<dyn Corpus>; 2] {
+    let sources = vec![Source { documents: 0..80, per_epoch: 80 }];
+    [Box::new(made_up(6000, 4)), Box::new(Documents { bytes: 20 << 16, sources, ..mixture() })]
 }
 
 #[test]
 fn a_file_is_the_same_for_any_workers_and_after_any_kill() {
     let directory = tempfile::tempdir().unwrap();
     let tokenizer = Words::in_pieces();
-    for shape in [Shape::Pairs, Shape::Documents] {
-        let corpus = large(shape);
+    for corpus in large() {
         let blocks = Header::new(&*corpus, &tokenizer).blocks();
         assert!((8..40).contains(&blocks), "{blocks}");
         let path = directory.path().join("whole");

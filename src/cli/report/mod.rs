@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::eval::Finished;
 use super::output::{bytes, counted, grouped, seconds, tell};
 use super::rebuild;
+use super::statistics::{Statistics, statistics};
 use super::train::{ComputeFlags, default_workers};
 use crate::model::{Arch, Layout};
 use crate::pipeline::Plan;
@@ -23,10 +24,13 @@ mod page;
 mod samples;
 
 use curves::{Curves, curves};
-use samples::{Statistics, Step};
+use samples::Step;
 
 /// Steps whose samples are shown where none is asked for.
 const STEPS: u64 = 8;
+
+/// Samples that the statistics are counted over: rates to half a percent, within a second.
+const COUNTED: u64 = 4096;
 
 /// Flags of `report`.
 #[derive(Debug, clap::Args)]
@@ -176,7 +180,7 @@ fn seen(finished: &Finished, path: &Path, curves: &Curves, wanted: &Wanted) -> R
         let parts = (&*corpus, &**tokenizer);
         steps.push(samples::step(step, &batches, wanted.limit, parts, &mut *engine, &config.collate)?);
     }
-    Ok(Seen { statistics: samples::statistics(plan, &config.collate)?, steps, checkpoint })
+    Ok(Seen { statistics: statistics(plan, config.collate.batch_size, COUNTED)?, steps, checkpoint })
 }
 
 /// What a run is, in lines.

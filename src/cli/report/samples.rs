@@ -1,26 +1,20 @@
-//! What a run was shown, for the page's browser and its statistics: samples of some steps with their masks and with
-//! what the model makes of them now, and counts over the beginning of the corpus.
+//! What a run was shown, for the page's browser: samples of some steps with their masks, and what the model makes of
+//! them now.
 
 use serde::Serialize;
 
 use super::super::fill_mask::best;
 use super::super::sample::heading;
+use super::super::statistics::spelled;
 use crate::collate::{CollateConfig, Collator, HostBatch, Padded};
 use crate::corpus::Corpus;
 use crate::model::Engine;
-use crate::pipeline::Plan;
-use crate::sample::{Corruption, Cursor, PairLabel, SEGMENT_B, Tally};
+use crate::sample::{Corruption, PairLabel, SEGMENT_B};
 use crate::vocab::Tokenizer;
 use crate::{Error, Result};
 
 /// Guesses that are shown at a predicted position.
 const GUESSES: usize = 5;
-
-/// Samples that the statistics are counted over: rates to half a percent, within a second.
-const COUNTED: u64 = 4096;
-
-/// Ranges of lengths that are counted.
-const BARS: usize = 24;
 
 /// The samples of a step.
 #[derive(Debug, Serialize)]
@@ -115,76 +109,4 @@ fn first(batches: &[HostBatch], most: usize, collate: &CollateConfig) -> Result<
         }
     }
     Ok(rows.finish())
-}
-
-fn spelled(tokenizer: &dyn Tokenizer, id: u32) -> String {
-    tokenizer.token(id).map_or_else(|| format!("<{id}>"), str::to_owned)
-}
-
-/// Counts over the first samples of a run.
-#[derive(Debug, Serialize)]
-pub struct Statistics {
-    #[serde(flatten)]
-    pub tally: Tally,
-    /// Whether these are all samples of an epoch.
-    pub whole: bool,
-    /// Samples by length: the shortest of each range and how many; ranges are equally wide.
-    pub lengths: Vec<(usize, u64)>,
-    /// Share of padding in rows as long as the longest sample of their batch, and in rows of full length.
-    pub padding_longest: f64,
-    pub padding_fixed: f64,
-    /// Different tokens that came, of so many that can.
-    pub distinct: usize,
-    pub vocabulary: usize,
-    /// Tokens that came most often, special ones apart, with their counts.
-    pub frequent: Vec<(String, u64)>,
-    /// How often the tokens came, most frequent first: the counts at ranks 1, 2, 4, 8, ...
-    pub ranks: Vec<(usize, u64)>,
-}
-
-/// Counts over the first samples of `plan`.
-pub fn statistics(plan: Plan<'_>, collate: &CollateConfig) -> Result<Statistics> {
-    let Plan { tokenizer, sample, .. } = plan;
-    let specials = tokenizer.specials();
-    let bar = sample.seq_len.div_ceil(BARS).max(1);
-    let mut tally = Tally::default();
-    let mut lengths = vec![0; sample.seq_len / bar + 1];
-    let mut counts = vec![0; tokenizer.len()];
-    let (mut cells, mut longest, mut rows) = (0, 0, 0);
-    let whole = plan.samples(Cursor::default(), 1, |parts| {
-        for part in parts {
-            for sample in part?.iter() {
-                if tally.samples == COUNTED {
-                    return Ok(false);
-                }
-                tally.add(&sample, &specials);
-                lengths[sample.ids.len() / bar] += 1;
-                sample.count_tokens(&mut counts);
-                (longest, rows) = (longest.max(sample.ids.len()), rows + 1);
-                if rows == collate.batch_size {
-                    cells += rows * longest;
-                    (longest, rows) = (0, 0);
-                }
-            }
-        }
-        Ok(true)
-    })?;
-    cells += rows * longest;
-    let padding = |cells: usize| 1.0 - tally.tokens as f64 / (cells as f64).max(1.0);
-    let ordinary: Vec<u32> = (0..tokenizer.ordinary_len()).map(|k| tokenizer.ordinary(k)).collect();
-    let mut ranked: Vec<(u32, u64)> = ordinary.iter().map(|&id| (id, counts[id as usize])).collect();
-    ranked.retain(|&(_, count)| count > 0);
-    ranked.sort_by_key(|&(id, count)| (std::cmp::Reverse(count), id));
-    let ranks = (0..).map(|power| 1usize << power).take_while(|&rank| rank <= ranked.len());
-    Ok(Statistics {
-        tally,
-        whole,
-        lengths: lengths.into_iter().enumerate().map(|(i, count)| (i * bar, count)).collect(),
-        padding_longest: padding(cells),
-        padding_fixed: padding(tally.samples as usize * sample.seq_len),
-        distinct: ranked.len(),
-        vocabulary: ordinary.len(),
-        frequent: ranked.iter().take(20).map(|&(id, count)| (spelled(tokenizer, id), count)).collect(),
-        ranks: ranks.map(|rank| (rank, ranked[rank - 1].1)).collect(),
-    })
 }

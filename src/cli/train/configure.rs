@@ -4,9 +4,9 @@ use super::super::flags::{Preset, SourceArg, corpus_at, sources_at};
 use super::flags::Size;
 use super::{Args, cores, default_workers};
 use crate::collate::{CollateConfig, PadTo};
-use crate::corpus::{CorpusConfig, Sources};
+use crate::corpus::{CorpusConfig, Format, Sources};
 use crate::model::{Arch, Init, ModelConfig, Optimizer, OptimizerKind, published_positions};
-use crate::sample::SampleConfig;
+use crate::sample::{SampleConfig, Shuffle};
 use crate::train::config::FORMAT;
 use crate::train::schedule::{REFERENCE_LR, default_warmup};
 use crate::train::{Compute, DataConfig, Epoch, Length, RunConfig, Runtime, Schedule, ScheduleKind};
@@ -77,6 +77,10 @@ impl Args {
     /// the length of an epoch follows from it.
     pub(super) fn stages_over(&self, mut base: RunConfig) -> RunConfig {
         base.sample = self.sample.over(base.sample);
+        if self.samples.is_some() && self.sample.shuffle.is_none() {
+            // Whoever made them has put them in order.
+            base.sample.shuffle = Shuffle::None;
+        }
         base.collate = CollateConfig {
             batch_size: self.training.batch_size.map_or(base.collate.batch_size, |n| n as usize),
             seq_len: base.sample.seq_len,
@@ -168,9 +172,12 @@ impl Args {
 
     /// The corpus and the test corpus that these flags name, over those of a run.
     pub(super) fn corpora(&self, base: Option<&DataConfig>) -> Result<(Sources, Option<Sources>)> {
-        let base_corpus = match (&self.corpus[..], base) {
-            ([], Some(data)) => data.corpus.clone(),
-            (given, base) => moved(given, base.map(|data| &data.corpus))?,
+        let base_corpus = match (&self.samples, &self.corpus[..], base) {
+            (Some(samples), ..) => {
+                Sources::from(CorpusConfig { format: Some(Format::Samples), ..corpus_at(samples) })
+            }
+            (None, [], Some(data)) => data.corpus.clone(),
+            (None, given, base) => moved(given, base.map(|data| &data.corpus))?,
         };
         let corpus = self.reading.over(&base_corpus)?;
         let base_test = base.and_then(|data| data.test.as_ref());

@@ -6,7 +6,10 @@ use std::time::Instant;
 use clap::ArgAction;
 
 use super::bottleneck::Situation;
-use super::flags::{Preset, ReadingFlags, SampleFlags, SourceArg, TokensFlag, is_standard_input};
+use super::flags::{
+    Preset, ReadingFlags, SampleFlags, SourceArg, TokensFlag, is_standard_input, keep_standard_input,
+    with_standard_input,
+};
 use super::output::tell;
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{Corpus, Sources};
@@ -44,9 +47,14 @@ pub use terminal::percent;
 pub struct Args {
     /// Text to train on, a file or a directory of files (--corpus-format tells the formats). Several, each
     /// with this flag, are mixed; FILE:NUMBER gives each a share of the text of an epoch.
-    #[arg(short = 'c', long, value_name = "FILE", required_unless_present = "resume", action = ArgAction::Append,
+    #[arg(short = 'c', long, value_name = "FILE", required_unless_present_any = ["resume", "samples"], action = ArgAction::Append,
           aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
     corpus: Vec<SourceArg>,
+    /// Samples to train on in place of a text, a JSON object a line, as `bertstream sample --json` prints them; `-`
+    /// is standard input, which is kept in the run. They come in their order, unless --shuffle says otherwise. What
+    /// else is said of samples goes for --test alone.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["corpus", "corpus_format", "tokens", "resume"])]
+    samples: Option<PathBuf>,
     /// Text to evaluate on after each epoch, held out from training.
     #[arg(short = 't', long, value_name = "FILE", action = ArgAction::Append,
           aliases = ["test_dataset", "test-dataset"])]
@@ -154,6 +162,24 @@ impl Opened {
     }
 }
 
+/// Samples that came by standard input, in the run that was made of them.
+const SAMPLES: &str = "samples.jsonl";
+
+impl Args {
+    /// The corpus, with samples that come by a pipe kept in the directory of the run: there they are as long as the
+    /// run may want them again.
+    fn keep_piped_samples(&self, corpus: Sources, output: &Path) -> Result<Sources> {
+        if !self.samples.as_deref().is_some_and(is_standard_input) {
+            return Ok(corpus);
+        }
+        // Refused before the pipe is emptied, where there is a run already.
+        drop(RunDir::create(output)?);
+        let kept = output.join(SAMPLES);
+        keep_standard_input(&kept)?;
+        with_standard_input(corpus, &kept)
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     match &args.resume {
@@ -171,6 +197,7 @@ fn start(args: &Args) -> Result<()> {
     }
     let vocab = init::vocabulary(args)?;
     let (corpus, test) = args.corpora(None)?;
+    let corpus = args.keep_piped_samples(corpus, output)?;
     let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref(), &args.tokens)?;
     let data = opened.data(vocab);
     let base = defaults(args.preset.unwrap_or_default(), data, &*opened.tokenizer);

@@ -617,7 +617,7 @@
           ["predicted", `${percent((s.masked + s.randomised + s.kept) / (s.words || 1))} of the words: ${of(s.masked)} hidden, ${of(s.randomised)} random, ${of(s.kept)} kept`],
           ["is next", pairs ? `${percent(s.next / pairs)} of the pairs` : "no pair task"],
           ["padding", `${percent(s.padding_longest)} with rows as long as the longest, ${percent(s.padding_fixed)} with rows of full length`],
-          ["vocabulary", `${whole(s.distinct)} of ${whole(s.vocabulary)} tokens came (${percent(s.distinct / (s.vocabulary || 1))})`],
+          ["vocabulary", `${whole(s.distinct)} of ${whole(s.vocabulary)} tokens came (${percent(s.distinct / (s.vocabulary || 1))}), ${whole(s.rare)} of them fewer than 10 times`],
         ];
         return make(
           "article",
