@@ -33,9 +33,9 @@ const CONFINED: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["thread::spawn", "thread::Builder", "spawn_scoped", "crossbeam_channel", "mpsc"],
-        &["src/flow/", "src/cli/train/stop.rs"],
+        &["src/flow/", "src/cli/train/stop.rs", "src/cli/report/serve.rs"],
         "every thread and channel of the pipeline lives where the order of results is kept; one thread waits \
-         for signals",
+         for signals, one for browsers",
     ),
     (
         &["thread::scope", "thread::Scope", "thread::{"],

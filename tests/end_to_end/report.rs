@@ -1,7 +1,10 @@
 //! Pages about runs: what they hold, and that they hold it whatever the run looks like.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::toy::{Place, number};
@@ -101,4 +104,89 @@ fn several_runs_and_damaged_ones_are_shown() {
     assert_eq!(place.run("report a --step 11").code, 2, "the run has ten");
     assert_eq!(place.run("report nothing").code, 66);
     assert_eq!(place.run("report a --limit 0 --output missing/report.html").code, 73);
+}
+
+/// What a server answers to one request: its status and its body.
+fn asked(address: &str, request: &str, host: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    // A long body comes in pieces, each behind its length.
+    match head.to_ascii_lowercase().contains("chunked") {
+        true => (status, unchunked(body)),
+        false => (status, body.to_owned()),
+    }
+}
+
+fn unchunked(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((length, rest)) = body.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap();
+        whole += &rest[..length];
+        body = rest[length..].trim_start_matches("\r\n");
+    }
+    whole
+}
+
+#[test]
+fn a_dashboard_shows_the_page_and_lets_nobody_write() {
+    let place = Place::with_lines(200);
+    let train = "train --corpus train.tsv --vocab vocab.json --output run --steps 1000000 --log-freq 300";
+    let flags = format!("{train} --save-every 100 --dashboard 0 {TINY}");
+    let mut child = place.command(&flags).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("dashboard at http://127.0.0.1:") {
+        line.clear();
+        assert_ne!(told.read_line(&mut line).unwrap(), 0, "it ended before it told where");
+    }
+    let address = line.trim().trim_start_matches("dashboard at http://").trim_end_matches('/').to_owned();
+    // So that the run does not stop at a full pipe.
+    let reading = std::thread::spawn(move || drop(told.read_to_string(&mut String::new())));
+
+    let get = |path: &str| asked(&address, &format!("GET {path}"), &address);
+    let now = || data(&get("/").1);
+    while !place.path("run/latest").exists()
+        || now()["runs"][0]["curves"]["training"]["steps"] == Value::Array(vec![])
+    {
+        assert!(child.try_wait().unwrap().is_none(), "the run goes on");
+    }
+    // The page is the one that is written, but for what makes it ask again. The run goes on meanwhile.
+    loop {
+        let before = get("/").1;
+        place.good("report run --limit 0");
+        if get("/").1 == before {
+            assert_eq!(before.replace("\"live\":true", "\"live\":false"), text(&place, "report.html"));
+            break;
+        }
+    }
+    let samples: Value = serde_json::from_str(&get("/samples.json").1).unwrap();
+    assert!(
+        !samples["runs"][0]["steps"][0]["shown"][0]["tokens"].as_array().unwrap().is_empty(),
+        "{samples}"
+    );
+    assert_eq!(get("/data.json?again").0, 200);
+    for (request, host, status) in [
+        ("HEAD /", &*address, 200),
+        ("GET /favicon.ico", &address, 204),
+        ("GET /../vocab.json", &address, 404),
+        ("GET /vocab.json", &address, 404),
+        ("POST /", &address, 405),
+        ("PUT /data.json", &address, 405),
+        ("DELETE /data.json", &address, 405),
+        ("GET /", "elsewhere.example", 403),
+    ] {
+        assert_eq!(asked(&address, request, host).0, status, "{request} for {host}");
+    }
+    // Where somebody listens, nobody else can; nothing is begun then.
+    let second =
+        place.run(&format!("{train} --dashboard {address} {TINY}").replace("output run", "output second"));
+    assert_eq!((second.code, place.path("second").exists()), (73, false), "{}", second.stderr);
+    let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(75), "it stops like a run without a dashboard");
+    reading.join().unwrap();
 }

@@ -22,6 +22,9 @@ use crate::{Error, ErrorKind, Result, durable};
 mod curves;
 mod page;
 mod samples;
+mod serve;
+
+pub use serve::serve;
 
 use curves::{Curves, curves};
 use samples::Step;
@@ -66,12 +69,14 @@ struct Wanted {
 #[derive(Serialize)]
 struct Report {
     version: &'static str,
+    /// Whether the page is served while the run goes on, and asks for what is new.
+    live: bool,
     runs: Vec<Run>,
 }
 
 impl Report {
     fn of(runs: Vec<Run>) -> Self {
-        Self { version: env!("CARGO_PKG_VERSION"), runs }
+        Self { version: env!("CARGO_PKG_VERSION"), live: false, runs }
     }
 }
 

@@ -11,6 +11,7 @@ use super::flags::{
     with_standard_input,
 };
 use super::output::tell;
+use super::report;
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{Corpus, Sources};
 use crate::flow::FlowReport;
@@ -95,6 +96,9 @@ pub struct Args {
     #[command(flatten)]
     compute: ComputeFlags,
 
+    /// Show the run to browsers while it trains: PORT of this machine alone, or HOST:PORT.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Run")]
+    dashboard: Option<String>,
     /// Print the summary as one line of JSON.
     #[arg(long, help_heading = "Run")]
     json: bool,
@@ -178,6 +182,11 @@ impl Args {
         keep_standard_input(&kept)?;
         with_standard_input(corpus, &kept)
     }
+
+    /// Shows the run in `run` to browsers, where that is asked for.
+    fn show(&self, run: &Path) -> Result<()> {
+        self.dashboard.as_ref().map_or(Ok(()), |address| report::serve(address, run))
+    }
 }
 
 /// Runs the subcommand.
@@ -206,6 +215,7 @@ fn start(args: &Args) -> Result<()> {
     let survey = opened.survey(&base)?;
     let config = args.over(base, survey.epoch, false)?;
     check_memory(&config, &survey)?;
+    args.show(output)?;
     let run = begin(&config, &opened, &survey, output)?;
     if !args.quiet {
         introduce(&config, &opened, &run, &survey);
@@ -259,6 +269,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
             config.length.total, stored.length.total
         ));
     }
+    args.show(directory)?;
     if config != stored {
         run.write_config(&config)?;
     }

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const report = JSON.parse(document.getElementById("data").textContent);
+  let report = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
 
   // An element with attributes, text and children; text never becomes markup.
@@ -699,4 +699,56 @@
   byId("sample-back").onclick = () => moveSample(-1);
   byId("sample-on").onclick = () => moveSample(1);
   draw();
+
+  // ---- while the run goes on ----
+
+  const EVERY = 5000;
+
+  // What was made on request stays until it is made again.
+  const renew = (found) => {
+    found.runs.forEach((run, i) => {
+      const before = report.runs[i];
+      if (run.steps.length === 0 && before) for (const part of ["steps", "statistics", "checkpoint"]) run[part] = before[part];
+    });
+    report = found;
+    draw();
+  };
+
+  const ask = async (what) => {
+    const answer = await fetch(what, { cache: "no-store" });
+    if (!answer.ok) throw new Error(await answer.text());
+    return answer.text();
+  };
+
+  if (report.live) {
+    let known = null;
+    const live = make("span", { id: "live" }, "live");
+    document.querySelector("h1").append(" ", live);
+    const lookAgain = async () => {
+      try {
+        const text = await ask("data.json");
+        if (text !== known) renew(JSON.parse(text));
+        known = text;
+        live.textContent = "live";
+        live.classList.remove("lost");
+      } catch {
+        live.textContent = "not reached: the run has ended, or its machine is away";
+        live.classList.add("lost");
+      }
+      setTimeout(lookAgain, EVERY);
+    };
+    setTimeout(lookAgain, EVERY);
+    const button = make("button", { type: "button", id: "make-samples" }, "make samples and guesses now");
+    button.onclick = async () => {
+      button.disabled = true;
+      byId("sample-note").textContent = "The last checkpoint is read, on one thread beside the training ...";
+      try {
+        renew(JSON.parse(await ask("samples.json")));
+      } catch (error) {
+        byId("sample-note").textContent = error.message;
+      }
+      button.disabled = false;
+    };
+    byId("browser").querySelector(".bar").append(button);
+  }
 })();
