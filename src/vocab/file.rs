@@ -231,7 +231,7 @@ pub(super) fn write(
         out.write_all(b",\n\"counts\": [")?;
         for (id, count) in counts.iter().enumerate() {
             out.write_all(if id == 0 { b"\n" } else { b",\n" })?;
-            write!(out, "{count}")?;
+            serde_json::to_writer(&mut *out, count)?;
         }
         out.write_all(b"\n]")?;
     }

@@ -4,21 +4,51 @@
 //! packed into two integers: hashing and comparing them touches no memory but the table itself, which is
 //! what counting and encoding spend their time on. Knows nothing of what the values mean.
 
+use std::hash::BuildHasher;
+
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+
+use super::split::Token;
 
 /// Longest word that is kept packed, in bytes.
 const PACKED: usize = 15;
 
-/// A word of at most [`PACKED`] bytes: its bytes from the top, zeros, and its length in the last byte.
+/// The first byte of sixteen, the first two, and so on.
+const FIRST: [u128; PACKED] = {
+    let mut first = [u128::MAX << 120; PACKED];
+    let mut n = 1;
+    while n < PACKED {
+        first[n] = first[n - 1] >> 8 | first[0];
+        n += 1;
+    }
+    first
+};
+
+/// A word of 1 to [`PACKED`] bytes: its bytes from the top, zeros, and its length in the last byte.
 /// Ordered as the bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Packed(u64, u64);
 
 impl Packed {
-    /// Packs `word`; `None` where it is too long.
+    /// What no word is packed as.
+    const NONE: Self = Self(0, 0);
+
+    /// Packs `word`; `None` where it is empty or too long.
     #[inline]
-    fn new(word: &[u8]) -> Option<Self> {
+    fn new(word: Token<'_>) -> Option<Self> {
+        match (word.first_chunk(), FIRST.get(word.len().wrapping_sub(1))) {
+            // Words of all lengths alike: nothing that a processor could guess wrongly.
+            (Some(wide), Some(first)) => {
+                let bits = u128::from_be_bytes(*wide) & first;
+                Some(Self((bits >> 64) as u64, bits as u64 | word.len() as u64))
+            }
+            _ => Self::alone(word.bytes()),
+        }
+    }
+
+    /// The same of a word that has nothing behind it.
+    fn alone(word: &[u8]) -> Option<Self> {
         // Overlapping loads of fixed width; a copy of variable length would be a call for each word.
         let n = word.len();
         let (top, low) = match n {
@@ -40,7 +70,6 @@ impl Packed {
                 let byte = |at: usize| u64::from(word[at]) << (8 * (7 - at));
                 (byte(0) | byte(n / 2) | byte(n - 1), 0)
             }
-            0 => (0, 0),
             _ => return None,
         };
         Some(Self(top, low | n as u64))
@@ -56,7 +85,7 @@ impl Packed {
 /// Words and their values.
 #[derive(Clone, Debug)]
 pub(crate) struct WordMap<V> {
-    packed: HashMap<Packed, V, RandomState>,
+    packed: Table<V>,
     long: HashMap<Box<[u8]>, V, RandomState>,
     /// Bytes of the keys of `long`.
     long_bytes: usize,
@@ -64,7 +93,7 @@ pub(crate) struct WordMap<V> {
 
 impl<V> Default for WordMap<V> {
     fn default() -> Self {
-        Self { packed: HashMap::default(), long: HashMap::default(), long_bytes: 0 }
+        Self { packed: Table::default(), long: HashMap::default(), long_bytes: 0 }
     }
 }
 
@@ -75,32 +104,41 @@ pub(crate) type Sorted<V> = (Vec<(Packed, V)>, Vec<(Box<[u8]>, V)>);
 impl<V: Copy + Default> WordMap<V> {
     /// An empty map with room for `words` words of usual length.
     pub(crate) fn with_capacity(words: usize) -> Self {
-        Self { packed: HashMap::with_capacity_and_hasher(words, RandomState::default()), ..Self::default() }
+        let mut map = Self::default();
+        map.packed.grow_to(words);
+        map
     }
 
     /// The value of `word`.
     #[inline]
-    pub(crate) fn get(&self, word: &[u8]) -> Option<V> {
+    pub(crate) fn get<'w>(&self, word: impl Into<Token<'w>>) -> Option<V> {
+        let word = word.into();
         match Packed::new(word) {
-            Some(packed) => self.packed.get(&packed).copied(),
-            None => self.long.get(word).copied(),
+            Some(packed) => self.packed.get(packed),
+            None => self.long.get(word.bytes()).copied(),
         }
     }
 
     /// The place of the value of `word`, which is put in with the default value if need be.
     #[inline]
-    pub(crate) fn slot(&mut self, word: &[u8]) -> &mut V {
+    pub(crate) fn slot<'w>(&mut self, word: impl Into<Token<'w>>) -> &mut V {
+        let word = word.into();
         match Packed::new(word) {
-            Some(packed) => self.packed.entry(packed).or_default(),
-            None => self.long.entry_ref(word).or_insert_with(|| {
-                self.long_bytes += word.len();
-                V::default()
-            }),
+            Some(packed) => self.packed.slot(packed),
+            None => self.long_slot(word.bytes()),
         }
     }
 
+    #[cold]
+    fn long_slot(&mut self, word: &[u8]) -> &mut V {
+        self.long.entry_ref(word).or_insert_with(|| {
+            self.long_bytes += word.len();
+            V::default()
+        })
+    }
+
     /// Keeps `value` for `word` and gives the one kept before.
-    pub(crate) fn insert(&mut self, word: &[u8], value: V) -> Option<V> {
+    pub(crate) fn insert(&mut self, word: &str, value: V) -> Option<V> {
         let before = self.get(word);
         *self.slot(word) = value;
         before
@@ -108,12 +146,12 @@ impl<V: Copy + Default> WordMap<V> {
 
     /// Memory taken, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.packed.allocation_size() + self.long.allocation_size() + self.long_bytes
+        self.packed.bytes() + self.long.allocation_size() + self.long_bytes
     }
 
     /// All words, sorted.
     pub(crate) fn into_sorted(self) -> Sorted<V> {
-        let mut packed: Vec<_> = self.packed.into_iter().collect();
+        let mut packed = self.packed.into_words();
         packed.sort_unstable_by_key(|&(word, _)| word);
         let mut long: Vec<_> = self.long.into_iter().collect();
         long.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -121,36 +159,137 @@ impl<V: Copy + Default> WordMap<V> {
     }
 }
 
+/// Packed words and their values: a table in which a word stands at the place that its hash says, or at the next one
+/// that is free. Word and value lie side by side, so that a word costs one cache line.
+#[derive(Clone, Debug)]
+struct Table<V> {
+    /// A power of two, or none; at least a quarter of them are [`Packed::NONE`].
+    places: Vec<(Packed, V)>,
+    words: usize,
+    hasher: RandomState,
+}
+
+impl<V> Default for Table<V> {
+    fn default() -> Self {
+        Self { places: Vec::new(), words: 0, hasher: RandomState::default() }
+    }
+}
+
+/// Places of the smallest table that holds a word.
+const FEWEST: usize = 64;
+
+impl<V: Copy + Default> Table<V> {
+    /// Where `word` stands, or may be put; there must be places.
+    #[inline]
+    fn find(&self, word: Packed) -> usize {
+        let last = self.places.len() - 1;
+        let mut at = self.hasher.hash_one(word) as usize & last;
+        while self.places[at].0 != word && self.places[at].0 != Packed::NONE {
+            at = (at + 1) & last;
+        }
+        at
+    }
+
+    #[inline]
+    fn get(&self, word: Packed) -> Option<V> {
+        if self.words == 0 {
+            return None;
+        }
+        let (found, value) = self.places[self.find(word)];
+        (found == word).then_some(value)
+    }
+
+    #[inline]
+    fn slot(&mut self, word: Packed) -> &mut V {
+        if self.places.is_empty() {
+            self.grow_to(1);
+        }
+        let mut at = self.find(word);
+        if self.places[at].0 != word {
+            at = self.put(word, at);
+        }
+        &mut self.places[at].1
+    }
+
+    /// Puts in a new word at the free place `at`, or wherever it is to stand in a larger table.
+    #[cold]
+    fn put(&mut self, word: Packed, mut at: usize) -> usize {
+        self.words += 1;
+        if self.words > Self::room(self.places.len()) {
+            self.grow_to(self.words);
+            at = self.find(word);
+        }
+        self.places[at].0 = word;
+        at
+    }
+
+    /// Makes room for so many words in all.
+    fn grow_to(&mut self, words: usize) {
+        let mut places = self.places.len().max(FEWEST);
+        while Self::room(places) < words {
+            places *= 2;
+        }
+        let before = std::mem::replace(&mut self.places, vec![(Packed::NONE, V::default()); places]);
+        for (word, value) in before {
+            if word != Packed::NONE {
+                let at = self.find(word);
+                self.places[at] = (word, value);
+            }
+        }
+    }
+
+    /// Words that so many places hold: fuller ones are searched for too long.
+    fn room(places: usize) -> usize {
+        places - places / 4
+    }
+
+    fn bytes(&self) -> usize {
+        self.places.capacity() * size_of::<(Packed, V)>()
+    }
+
+    fn into_words(self) -> Vec<(Packed, V)> {
+        let mut words = Vec::with_capacity(self.words);
+        words.extend(self.places.into_iter().filter(|(word, _)| *word != Packed::NONE));
+        words
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::super::split::words;
     use super::*;
 
     #[test]
     fn words_of_every_length_are_kept_apart() {
-        let words: Vec<Vec<u8>> = (0..40).map(|n| (0..n).map(|i| b'a' + i).collect()).collect();
+        let words: Vec<String> = (0..40).map(|n| (0..n).map(|i| char::from(b'A' + i)).collect()).collect();
         let mut map = WordMap::<u64>::default();
         for (i, word) in words.iter().enumerate() {
-            *map.slot(word) += i as u64 + 1;
+            *map.slot(&**word) += i as u64 + 1;
         }
         let (packed, long) = map.clone().into_sorted();
-        assert_eq!((packed.len(), long.len()), (16, 24));
+        assert_eq!((packed.len(), long.len()), (15, 25));
         for (i, word) in words.iter().enumerate() {
-            assert_eq!(map.get(word), Some(i as u64 + 1), "{word:?}");
+            assert_eq!(map.get(&**word), Some(i as u64 + 1), "{word:?}");
         }
-        assert_eq!(map.get(b"b"), None);
+        assert_eq!(map.get("b"), None);
+        assert_eq!(WordMap::<u64>::default().get("b"), None);
     }
 
     proptest! {
         #[test]
         fn a_packed_word_comes_back_and_keeps_its_place_in_the_order(
-            a in vec(0u8..4, 0..=15), b in vec(0u8..4, 0..=15),
+            a in "[\0\u{1}\u{2}\u{3}]{1,15}", b in "[\0\u{1}\u{2}\u{3}]{1,15}", behind in "[a ]{0,20}",
         ) {
-            let (x, y) = (Packed::new(&a).unwrap(), Packed::new(&b).unwrap());
+            let pack = |word: &str| Packed::new(word.into()).unwrap();
+            let (x, y) = (pack(&a), pack(&b));
             let (bytes, length) = x.unpack();
-            prop_assert_eq!(&bytes[..length], &a[..]);
+            prop_assert_eq!(&bytes[..length], a.as_bytes());
+            let text = format!("{a} {behind}");
+            let mut first = None;
+            words(&text, |word| first = first.or(Packed::new(word)));
+            prop_assert_eq!(first, Some(x));
             prop_assert_eq!(x.cmp(&y), a.cmp(&b));
         }
     }

@@ -11,24 +11,43 @@ use super::vocabulary::SPECIAL_TOKENS;
 pub(crate) struct Ranking {
     max_size: Option<usize>,
     min_freq: u64,
-    words: Vec<(u64, Box<str>)>,
+    words: Vec<Candidate>,
+    /// Of the words, one behind the other.
+    text: String,
     /// Distinct ordinary words offered.
     distinct: u64,
     /// Occurrences offered, those of words spelled like special tokens included.
     occurrences: u64,
 }
 
+/// A word and its place in the text of all. What comes first in the alphabet stands first there.
+struct Candidate {
+    count: u64,
+    start: usize,
+    len: usize,
+}
+
+impl Candidate {
+    /// By frequency, descending, then by bytes, which is the order of Python's strings as well.
+    fn rank(&self) -> (Reverse<u64>, usize) {
+        (Reverse(self.count), self.start)
+    }
+
+    fn word<'t>(&self, text: &'t str) -> &'t str {
+        &text[self.start..][..self.len]
+    }
+}
+
 impl Ranking {
     /// At most `max_size` words, each seen at least `min_freq` times.
     pub(crate) fn new(max_size: Option<usize>, min_freq: u64) -> Self {
-        Self { max_size, min_freq, words: Vec::new(), distinct: 0, occurrences: 0 }
+        Self { max_size, min_freq, words: Vec::new(), text: String::new(), distinct: 0, occurrences: 0 }
     }
 
     /// Considers a word, which must come behind all earlier ones in the alphabet. A word spelled like a
     /// special token never makes it, as in the reference.
-    pub(crate) fn offer(&mut self, word: &[u8], count: u64) {
+    pub(crate) fn offer(&mut self, word: &str, count: u64) {
         self.occurrences += count;
-        let word = std::str::from_utf8(word).expect("words are cut out of valid text");
         if SPECIAL_TOKENS.contains(&word) {
             return;
         }
@@ -36,16 +55,29 @@ impl Ranking {
         if count < self.min_freq {
             return;
         }
-        self.words.push((count, word.into()));
+        self.words.push(Candidate { count, start: self.text.len(), len: word.len() });
+        self.text.push_str(word);
         if let Some(max_size) = self.max_size
             && self.words.len() > 2 * max_size + 1024
         {
-            self.words.select_nth_unstable_by(max_size, order);
-            self.words.truncate(max_size);
-            // From now on what ties with the rarest of these loses to it in the alphabet, and what is
-            // rarer loses anyway.
-            let rarest = self.words.iter().map(|w| w.0).min();
-            self.min_freq = rarest.map_or(u64::MAX, |count| count + 1);
+            self.keep(max_size);
+        }
+    }
+
+    /// Drops all but the first `max_size` words.
+    fn keep(&mut self, max_size: usize) {
+        self.words.select_nth_unstable_by_key(max_size, Candidate::rank);
+        self.words.truncate(max_size);
+        // From now on what ties with the rarest of these loses to it in the alphabet, and what is rarer loses
+        // anyway.
+        let rarest = self.words.iter().map(|word| word.count).min();
+        self.min_freq = rarest.map_or(u64::MAX, |count| count + 1);
+        self.words.sort_unstable_by_key(|word| word.start);
+        let all = std::mem::take(&mut self.text);
+        for candidate in &mut self.words {
+            let word = candidate.word(&all);
+            candidate.start = self.text.len();
+            self.text.push_str(word);
         }
     }
 
@@ -57,23 +89,18 @@ impl Ranking {
     /// Tokens in id order, specials first, with their counts. The unknown token's count is that of the
     /// occurrences whose words did not make it and of `unseen` more, which were never offered.
     pub(crate) fn finish(mut self, unseen: u64) -> (Vec<Box<str>>, Vec<u64>) {
-        self.words.sort_unstable_by(order);
+        self.words.sort_unstable_by_key(Candidate::rank);
         self.words.truncate(self.max_size.unwrap_or(usize::MAX));
-        let kept: u64 = self.words.iter().map(|w| w.0).sum();
+        let kept: u64 = self.words.iter().map(|word| word.count).sum();
         let mut counts = vec![0; SPECIAL_TOKENS.len()];
         counts[1] = self.occurrences - kept + unseen;
         let mut tokens: Vec<Box<str>> = SPECIAL_TOKENS.iter().map(|&token| token.into()).collect();
-        for (count, word) in self.words {
-            tokens.push(word);
-            counts.push(count);
+        for word in &self.words {
+            tokens.push(word.word(&self.text).into());
+            counts.push(word.count);
         }
         (tokens, counts)
     }
-}
-
-/// By frequency, descending, then by bytes, which is the order of Python's strings as well.
-fn order(a: &(u64, Box<str>), b: &(u64, Box<str>)) -> std::cmp::Ordering {
-    (Reverse(a.0), &a.1).cmp(&(Reverse(b.0), &b.1))
 }
 
 #[cfg(test)]
@@ -85,7 +112,7 @@ mod tests {
         let check = |max_size, min_freq, expected: &[&str], unknown| {
             let mut ranking = Ranking::new(max_size, min_freq);
             for (word, count) in [("<pad>", 9), ("B", 2), ("a", 2), ("b", 5), ("c", 1), ("é", 2)] {
-                ranking.offer(word.as_bytes(), count);
+                ranking.offer(word, count);
             }
             assert_eq!((ranking.distinct(), ranking.occurrences), (5, 21));
             let (tokens, counts) = ranking.finish(100);
@@ -106,7 +133,7 @@ mod tests {
             (0..20_000_u64).map(|i| (format!("{i:05}"), crate::rng::mix64(i) % 50)).collect();
         let top = |max_size| {
             let mut ranking = Ranking::new(max_size, 1);
-            words.iter().for_each(|(word, count)| ranking.offer(word.as_bytes(), *count));
+            words.iter().for_each(|(word, count)| ranking.offer(word, *count));
             ranking.finish(0)
         };
         let (all, counts) = top(None);

@@ -4,7 +4,8 @@
 //! counts. Exact whatever the memory; knows nothing of where the words came from.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::VecDeque;
+use std::collections::binary_heap::{BinaryHeap, PeekMut};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::ops::Range;
@@ -19,16 +20,19 @@ use crate::{Error, ErrorKind, Result};
 /// Smallest and largest read buffer of one run on disk, in bytes.
 const BUFFER: Range<usize> = 4 << 10..256 << 10;
 
-/// Words of one sort, ascending, with their counts.
+/// Words, ascending, with their counts.
+type Counts<W> = Vec<(W, u64)>;
+
+/// Words of one sort.
 pub(crate) enum Run {
-    Packed(std::vec::IntoIter<(Packed, u64)>),
-    Long(std::vec::IntoIter<(Box<[u8]>, u64)>),
+    Packed(Counts<Packed>),
+    Long(Counts<Box<[u8]>>),
     Spilled { file: Arc<File>, range: Range<u64> },
 }
 
 /// The two runs of a sorted map.
 pub(crate) fn in_memory((packed, long): Sorted<u64>) -> [Run; 2] {
-    [Run::Packed(packed.into_iter()), Run::Long(long.into_iter())]
+    [Run::Packed(packed), Run::Long(long)]
 }
 
 /// A temporary file of runs. It has no name once it is open, so nothing is left behind however the
@@ -111,12 +115,15 @@ fn write_runs(file: &File, start: u64, (packed, long): &Sorted<u64>) -> io::Resu
 ///
 /// # Errors
 /// [`ErrorKind::Io`] where the temporary file cannot be read back.
-pub(crate) fn merge(runs: Vec<Run>, memory: usize, mut each: impl FnMut(&[u8], u64)) -> Result<()> {
+pub(crate) fn merge(runs: Vec<Run>, memory: usize, mut each: impl FnMut(&str, u64)) -> Result<()> {
+    let mut each = |word: &[u8], count| {
+        each(std::str::from_utf8(word).expect("words are cut out of valid text"), count);
+    };
     let buffer = (memory / runs.len().max(1)).clamp(BUFFER.start, BUFFER.end);
     let lost = |error: io::Error| {
         Error::new(ErrorKind::Io, "vocab: cannot read counted words back").caused_by(error)
     };
-    let mut cursors: Vec<Cursor> = runs.into_iter().map(|run| Cursor::new(run, buffer)).collect();
+    let mut cursors: Vec<Cursor> = joined(runs).into_iter().map(|run| Cursor::new(run, buffer)).collect();
     let mut heap = BinaryHeap::with_capacity(cursors.len());
     for (i, cursor) in cursors.iter_mut().enumerate() {
         if let Some((word, count)) = cursor.next(Vec::new()).map_err(lost)? {
@@ -124,29 +131,71 @@ pub(crate) fn merge(runs: Vec<Run>, memory: usize, mut each: impl FnMut(&[u8], u
         }
     }
     let mut current: Option<(Vec<u8>, u64)> = None;
-    while let Some(Reverse((word, count, i))) = heap.pop() {
-        // The word that is done lends its memory to the next one of its run.
-        let spare = match &mut current {
-            Some((same, sum)) if *same == word => {
-                *sum += count;
-                word
-            }
+    while let Some(mut least) = heap.peek_mut() {
+        let Reverse((word, count, i)) = &mut *least;
+        match &mut current {
+            Some((same, sum)) if same == word => *sum += *count,
             _ => {
-                let done = current.replace((word, count));
-                done.map_or_else(Vec::new, |(word, sum)| {
-                    each(&word, sum);
-                    word
-                })
+                // The word that is done lends its memory to the next one of this run.
+                let next = std::mem::take(word);
+                if let Some((done, sum)) = current.replace((next, *count)) {
+                    each(&done, sum);
+                    *word = done;
+                }
             }
-        };
-        if let Some((word, count)) = cursors[i].next(spare).map_err(lost)? {
-            heap.push(Reverse((word, count, i)));
+        }
+        match cursors[*i].next(std::mem::take(word)).map_err(lost)? {
+            Some((next, of)) => (*word, *count) = (next, of),
+            None => {
+                PeekMut::pop(least);
+            }
         }
     }
     if let Some((word, sum)) = current {
         each(&word, sum);
     }
     Ok(())
+}
+
+/// The same words with the runs in memory made one of each sort: to compare words where they are is faster than to
+/// take each out of its run.
+fn joined(runs: Vec<Run>) -> Vec<Run> {
+    let (mut packed, mut long, mut rest) = (VecDeque::new(), VecDeque::new(), Vec::new());
+    for run in runs {
+        match run {
+            Run::Packed(words) => packed.push_back(words),
+            Run::Long(words) => long.push_back(words),
+            Run::Spilled { .. } => rest.push(run),
+        }
+    }
+    rest.extend(sum_of_all(packed).map(Run::Packed));
+    rest.extend(sum_of_all(long).map(Run::Long));
+    rest
+}
+
+/// Adds runs two by two, so that each word is moved a few times only.
+fn sum_of_all<W: Ord>(mut runs: VecDeque<Counts<W>>) -> Option<Counts<W>> {
+    while let Some(first) = runs.pop_front() {
+        let Some(second) = runs.pop_front() else { return Some(first) };
+        runs.push_back(sum(first, second));
+    }
+    None
+}
+
+fn sum<W: Ord>(a: Counts<W>, b: Counts<W>) -> Counts<W> {
+    let mut sum = Vec::with_capacity(a.len() + b.len());
+    let (mut a, mut b) = (a.into_iter().peekable(), b.into_iter().peekable());
+    while let (Some((x, _)), Some((y, _))) = (a.peek(), b.peek()) {
+        let order = x.cmp(y);
+        let mut next = if order.is_le() { a.next() } else { b.next() }.expect("just seen");
+        if order.is_eq() {
+            next.1 += b.next().map_or(0, |(_, count)| count);
+        }
+        sum.push(next);
+    }
+    sum.extend(a);
+    sum.extend(b);
+    sum
 }
 
 /// A run and the place in it.
@@ -159,8 +208,8 @@ enum Cursor {
 impl Cursor {
     fn new(run: Run, buffer: usize) -> Self {
         match run {
-            Run::Packed(words) => Self::Packed(words),
-            Run::Long(words) => Self::Long(words),
+            Run::Packed(words) => Self::Packed(words.into_iter()),
+            Run::Long(words) => Self::Long(words.into_iter()),
             Run::Spilled { file, range } => {
                 Self::Spilled(BufReader::with_capacity(buffer, Section { file, range }))
             }
@@ -236,16 +285,16 @@ mod tests {
     use super::*;
     use crate::vocab::map::WordMap;
 
-    fn map(words: &[Vec<u8>]) -> WordMap<u64> {
+    fn map(words: &[String]) -> WordMap<u64> {
         let mut map = WordMap::default();
-        words.iter().for_each(|word| *map.slot(word) += 1);
+        words.iter().for_each(|word| *map.slot(&**word) += 1);
         map
     }
 
     #[test]
     fn a_directory_that_is_not_there_is_an_error_and_nothing_is_left_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let words = map(&[b"word".to_vec()]).into_sorted();
+        let words = map(&["word".to_owned()]).into_sorted();
         let error = Spill::new(&dir.path().join("no")).push(&words).unwrap_err();
         assert!(error.to_string().contains("--memory"), "{error}");
         let mut spill = Spill::new(dir.path());
@@ -257,10 +306,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_mixture_of_runs_gives_the_sums_in_order(
-            parts in vec((vec(vec(b'a'..=b'c', 1..20), 0..30), any::<bool>()), 0..6),
+            parts in vec((vec("[a-c]{1,20}", 0..30), any::<bool>()), 0..6),
         ) {
             let dir = tempfile::tempdir().unwrap();
-            let mut expected = BTreeMap::<Vec<u8>, u64>::new();
+            let mut expected = BTreeMap::<String, u64>::new();
             let mut spill = Spill::new(dir.path());
             let mut runs = Vec::new();
             for (words, to_disk) in &parts {
@@ -274,7 +323,7 @@ mod tests {
             }
             runs.extend(spill.into_runs());
             let mut merged = Vec::new();
-            merge(runs, 0, |word, count| merged.push((word.to_vec(), count))).unwrap();
+            merge(runs, 0, |word, count| merged.push((word.to_owned(), count))).unwrap();
             prop_assert_eq!(merged, expected.into_iter().collect::<Vec<_>>());
         }
     }

@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::map::WordMap;
 use super::ranking::Ranking;
+use super::runs::{in_memory, merge};
 use super::split::{Kind, words};
 use super::{Direct, Encoder, Specials, Tokenizer, file};
 use crate::{Error, Result, durable};
@@ -63,17 +64,11 @@ impl<S: Split> Vocabulary<S> {
     ) -> Self {
         let mut seen = WordMap::<u64>::default();
         for text in texts {
-            S::KIND.split(text.as_ref(), |token| *seen.slot(token.as_bytes()) += 1);
+            S::KIND.split(text.as_ref(), |token| *seen.slot(token) += 1);
         }
         let mut ranking = Ranking::new(max_size, min_freq);
-        let (packed, long) = seen.into_sorted();
-        for (word, count) in packed {
-            let (bytes, length) = word.unpack();
-            ranking.offer(&bytes[..length], count);
-        }
-        for (word, count) in long {
-            ranking.offer(&word, count);
-        }
+        let runs = in_memory(seen.into_sorted()).into();
+        merge(runs, 0, |word, count| ranking.offer(word, count)).expect("nothing is read from a disk");
         let (tokens, counts) = ranking.finish(0);
         Self::from_parts(tokens, Some(counts)).expect("counted tokens are distinct and follow the specials")
     }
@@ -114,7 +109,7 @@ impl<S: Split> Vocabulary<S> {
         }
         let mut ids = WordMap::with_capacity(tokens.len());
         for (id, token) in (0..).zip(&tokens) {
-            if let Some(before) = ids.insert(token.as_bytes(), id) {
+            if let Some(before) = ids.insert(token, id) {
                 return Err(Error::data(format!("token {id}, {token:?}, is token {before} already")));
             }
         }
@@ -130,7 +125,7 @@ impl<S: Split> Vocabulary<S> {
             ids.push(SPECIALS.classify);
         }
         S::KIND.split(text, |token| {
-            ids.push(self.ids.get(token.as_bytes()).unwrap_or(SPECIALS.unknown));
+            ids.push(self.ids.get(token).unwrap_or(SPECIALS.unknown));
         });
         if options.eos {
             ids.push(SPECIALS.separator);
@@ -175,7 +170,7 @@ impl<S: Split> Vocabulary<S> {
         }
         for id in new {
             let token = &other.tokens[id as usize];
-            *self.ids.slot(token.as_bytes()) = self.tokens.len() as u32;
+            *self.ids.slot(&**token) = self.tokens.len() as u32;
             self.tokens.push(token.clone());
             if let Some(counts) = &mut self.counts {
                 counts.push(other.counts.as_ref().map_or(0, |theirs| theirs[id as usize]));
@@ -218,7 +213,7 @@ impl<S: Split> Tokenizer for Vocabulary<S> {
     /// Corpus text cannot forge a token with a role: a word spelled `<pad>` is an unknown word.
     fn encode(&self, text: &str, out: &mut Vec<u32>) {
         S::KIND.split(text, |token| {
-            let id = self.ids.get(token.as_bytes());
+            let id = self.ids.get(token);
             out.push(id.filter(|&id| id >= FIRST_ORDINARY).unwrap_or(SPECIALS.unknown));
         });
     }
@@ -226,7 +221,7 @@ impl<S: Split> Tokenizer for Vocabulary<S> {
     fn encode_words(&self, text: &str, out: &mut Vec<u32>, begins: &mut Vec<bool>) {
         words(text, |word| {
             let first = out.len();
-            self.encode(word, out);
+            self.encode(word.text(), out);
             begins.extend((first..out.len()).map(|at| at == first));
         });
     }
@@ -240,7 +235,7 @@ impl<S: Split> Tokenizer for Vocabulary<S> {
     }
 
     fn id(&self, token: &str) -> Option<u32> {
-        self.ids.get(token.as_bytes())
+        self.ids.get(token)
     }
 
     fn len(&self) -> usize {

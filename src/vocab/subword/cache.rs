@@ -47,7 +47,7 @@ impl<'t> CachedEncoder<'t> {
     /// encoded.
     #[inline]
     fn each_part(&mut self, text: &str, mut each: impl FnMut(&[u32])) -> bool {
-        self.cut.parts(text, |part| match self.places.get(part.as_bytes()) {
+        self.cut.parts(text, |part| match self.places.get(part) {
             Some(Place { first, len: 1 }) => {
                 each(&[first]);
                 true
@@ -82,7 +82,7 @@ impl<'t> CachedEncoder<'t> {
         };
         let remembered = part.len() <= LONGEST;
         if remembered {
-            self.places.insert(part.as_bytes(), place);
+            self.places.insert(part, place);
         }
         if !remembered || place.len == 1 {
             self.tokens.truncate(first);
@@ -277,7 +277,7 @@ mod tests {
             most = most.max(encoder.places.bytes() + 4 * encoder.tokens.len());
         }
         assert!((1024..8192).contains(&most), "{most}");
-        assert!(encoder.places.get(b"knight399").is_some() && encoder.places.get(b"knight0").is_none());
-        assert!(encoder.places.get(long.as_bytes()).is_none());
+        assert!(encoder.places.get("knight399").is_some() && encoder.places.get("knight0").is_none());
+        assert!(encoder.places.get(&*long).is_none());
     }
 }

@@ -114,7 +114,7 @@ impl SubwordTokenizer {
         let tokens = tokens_by_id(&inner, &checked.added)?;
         let mut ids = WordMap::with_capacity(tokens.len());
         for (id, token) in (0..).zip(&tokens) {
-            ids.insert(token.as_bytes(), id);
+            ids.insert(token, id);
         }
         let find = |role| find_role(role, &checked, beside, &ids);
         let specials = Specials {
@@ -129,8 +129,7 @@ impl SubwordTokenizer {
                 return Err(Error::data(format!("{} and {} are the same token", b.key(), a.key())));
             }
         }
-        let special: Vec<u32> =
-            checked.special.iter().filter_map(|token| ids.get(token.as_bytes())).collect();
+        let special: Vec<u32> = checked.special.iter().filter_map(|token| ids.get(&**token)).collect();
         let ordinary = (0..tokens.len() as u32)
             .filter(|id| {
                 let role = SPELLINGS.iter().any(|(role, _)| role.of(&specials) == *id);
@@ -234,7 +233,7 @@ impl SubwordTokenizer {
     fn unusual_roles(&self) -> BTreeMap<&'static str, &str> {
         let of = |&(role, spellings): &(Role, &[&str])| {
             let id = role.of(&self.specials);
-            let found = spellings.iter().find_map(|spelling| self.ids.get(spelling.as_bytes()));
+            let found = spellings.iter().find_map(|spelling| self.ids.get(*spelling));
             (found != Some(id)).then(|| (role.key(), &*self.tokens[id as usize]))
         };
         SPELLINGS.iter().filter_map(of).collect()
@@ -294,12 +293,12 @@ fn tokens_by_id(inner: &tokenizers::Tokenizer, added: &[(String, u32)]) -> Resul
 fn find_role(role: Role, checked: &check::Checked, beside: &Beside, ids: &WordMap<u32>) -> Result<u32> {
     let own = checked.unknown.as_deref().filter(|_| role == Role::Unknown);
     if let Some(token) = own.or_else(|| beside.role(role)) {
-        return ids.get(token.as_bytes()).ok_or_else(|| {
+        return ids.get(token).ok_or_else(|| {
             Error::data(format!("{} is {token:?}, which the vocabulary does not hold", role.key()))
         });
     }
     let (_, spellings) = SPELLINGS.iter().find(|(r, _)| *r == role).expect("every role has its spellings");
-    spellings.iter().find_map(|spelling| ids.get(spelling.as_bytes())).ok_or_else(|| {
+    spellings.iter().find_map(|spelling| ids.get(*spelling)).ok_or_else(|| {
         Error::data(format!(
             "there is no {}: neither {} in the vocabulary, nor a special_tokens_map.json beside it that names \
              another; a BERT needs all five of pad, unk, cls, sep and mask (add it with \
@@ -370,7 +369,7 @@ impl Tokenizer for SubwordTokenizer {
     }
 
     fn id(&self, token: &str) -> Option<u32> {
-        self.ids.get(token.as_bytes())
+        self.ids.get(token)
     }
 
     fn len(&self) -> usize {
