@@ -1111,7 +1111,7 @@ mod compressed {
                 .unwrap()
                 .filter(|entry| {
                     let file = entry.as_ref().unwrap().file_name().into_string().unwrap();
-                    file.starts_with(name) && file.ends_with(".text")
+                    file.starts_with(name) && file.ends_with(".unpacked")
                 })
                 .count();
             assert_eq!(copies, 1, "{name}");

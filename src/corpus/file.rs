@@ -248,7 +248,7 @@ impl OpenFile {
     pub fn expanded(self, compression: Compression, config: &CorpusConfig) -> Result<Self> {
         let place = Place::of(&self.path, config.index_dir.as_deref())?;
         let (index, _) = place.index(&self, Records::Lines)?;
-        let copy = place.file(&format!(".{:016x}.text", index.content()));
+        let copy = place.file(&format!(".{:016x}.unpacked", index.content()));
         match Self::open(&copy, config.io) {
             Err(error) if error.kind() == ErrorKind::MissingInput => {}
             opened => return opened,

@@ -7,7 +7,7 @@ use glob::{MatchOptions, Pattern, glob_with};
 use crate::{Error, ErrorKind, Result};
 
 /// Ends of the names of files that are kept beside a corpus, which no pattern means.
-const OURS: [&str; 5] = [".bsidx", ".bstok", ".bstok.part", ".utf8", ".text"];
+const OURS: [&str; 5] = [".bsidx", ".bstok", ".bstok.part", ".utf8", ".unpacked"];
 
 /// The files that `path` stands for: itself, or, where it is the name of no file and has `*`, `?` or `[...]` in it, all
 /// files whose names match, sorted by name. Names that begin with a dot are matched by a dot only.
@@ -53,7 +53,16 @@ mod tests {
     #[test]
     fn a_pattern_is_its_files_by_name_and_a_name_is_itself() {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["b.txt", "a.txt", "c.txt.bsidx", "c.txt.00.bstok", ".d.txt", "e[1].txt", "f.tsv"] {
+        for name in [
+            "b.txt",
+            "a.txt",
+            "c.txt.bsidx",
+            "c.txt.00.bstok",
+            "c.txt.gz.00.unpacked",
+            ".d.txt",
+            "e[1].txt",
+            "f.tsv",
+        ] {
             std::fs::write(directory.path().join(name), "").unwrap();
         }
         std::fs::create_dir(directory.path().join("g.txt")).unwrap();

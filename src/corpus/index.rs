@@ -11,12 +11,15 @@
 //! again.
 
 use std::fs::File;
+use std::hash::Hasher;
 use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use memchr::{memchr, memchr_iter};
+use multiversion::multiversion;
+use twox_hash::XxHash3_64;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::{Bytes, look};
@@ -41,8 +44,8 @@ const MAX_ANCHOR_BYTES: usize = 1 << 27;
 const CHUNK: u64 = 1 << 18;
 
 /// Line feeds are counted in so many bytes at a time, which is faster than to find them; they are found where an
-/// anchor is due.
-const COUNTED: usize = 256;
+/// anchor is due. A byte holds the count.
+const COUNTED: usize = 128;
 
 /// A block that reaches this many bytes ends with the line that reaches them: a book without blank lines is
 /// many documents, each of which fits into memory.
@@ -123,9 +126,13 @@ fn sample(bytes: &dyn Bytes) -> Result<u64> {
     }
     look(bytes, 0..END, |piece| hash.update(piece))?;
     let between = length - 2 * END - BLOCK;
-    for i in 0..BLOCKS {
-        // 128 bits: a file's length times 62 may leave 64.
-        let start = END + (u128::from(between) * u128::from(i) / u128::from(BLOCKS - 1)) as u64;
+    // 128 bits: a file's length times 62 may leave 64.
+    let block = |i| END + (u128::from(between) * u128::from(i) / u128::from(BLOCKS - 1)) as u64;
+    // A disk finds them all at once faster than one after the other.
+    for start in (0..BLOCKS).map(block).chain([length - END]) {
+        bytes.announce(start..start + BLOCK);
+    }
+    for start in (0..BLOCKS).map(block) {
         look(bytes, start..start + BLOCK, |piece| hash.update(piece))?;
     }
     look(bytes, length - END..length, |piece| hash.update(piece))?;
@@ -192,7 +199,7 @@ impl Index {
             bytes: length,
             content: 0,
         };
-        let mut hash = Xxh3Default::new();
+        let mut hash = XxHash3_64::new();
         let mut blocks = Blocks::default();
         let mut last = b'\n';
         let mut start = 0;
@@ -202,7 +209,7 @@ impl Index {
         while start < length {
             let end = length.min(start + CHUNK);
             look(bytes, start..end, |chunk| {
-                hash.update(chunk);
+                hash.write(chunk);
                 match kind {
                     Records::Lines => index.count_lines(start, chunk, max_anchors),
                     Records::Blocks => blocks.feed(start, chunk, |at, line| index.add(at, line, max_anchors)),
@@ -211,7 +218,7 @@ impl Index {
             })?;
             start = end;
         }
-        index.content = hash.digest();
+        index.content = hash.finish();
         match kind {
             Records::Lines => {
                 index.lines += u64::from(last != b'\n');
@@ -234,11 +241,12 @@ impl Index {
 
     /// Counts the line feeds of `chunk`, which begins at `start`, and sets the anchors behind them.
     fn count_lines(&mut self, start: u64, chunk: &[u8], max_anchors: usize) {
-        for (piece, start) in chunk.chunks(COUNTED).zip((start..).step_by(COUNTED)) {
-            let (ends, last) = (memchr_iter(b'\n', piece), self.lines | (self.stride() - 1));
-            let counted = self.lines + ends.clone().count() as u64;
-            if counted > last {
-                for (at, line) in ends.zip(self.lines + 1..) {
+        let mut counts = Vec::with_capacity(chunk.len().div_ceil(COUNTED));
+        line_feeds(chunk, &mut counts);
+        for ((piece, count), start) in chunk.chunks(COUNTED).zip(counts).zip((start..).step_by(COUNTED)) {
+            let counted = self.lines + u64::from(count);
+            if counted > self.lines | (self.stride() - 1) {
+                for (at, line) in memchr_iter(b'\n', piece).zip(self.lines + 1..) {
                     // The stride may double meanwhile.
                     if line & (self.stride() - 1) == 0 {
                         self.anchors.push(start + at as u64 + 1);
@@ -472,6 +480,14 @@ impl Index {
             && self.anchors.last().is_some_and(|&last| last < self.bytes)
             && lines_are
     }
+}
+
+/// Appends to `counts` how many line feeds each [`COUNTED`] bytes have.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
+fn line_feeds(chunk: &[u8], counts: &mut Vec<u8>) {
+    counts.extend(
+        chunk.chunks(COUNTED).map(|piece| piece.iter().map(|&byte| u8::from(byte == b'\n')).sum::<u8>()),
+    );
 }
 
 /// A record in its file.

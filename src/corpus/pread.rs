@@ -7,7 +7,7 @@
 //! small whatever the file's size, a network file system is read by calls that can fail, and a file that was
 //! truncated is an error and not a signal.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::ErrorKind as Io;
 use std::num::NonZeroU64;
@@ -16,6 +16,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use rustix::fs::{Advice, fadvise};
 
 use super::{Bytes, Piece, shrank, within};
@@ -38,7 +40,7 @@ pub struct Positioned {
 /// Pages by number, from the first announced to the last, each read when it is first used.
 #[derive(Default)]
 struct Pages {
-    kept: HashMap<u64, Arc<OnceLock<Arc<[u8]>>>>,
+    kept: HashMap<u64, Arc<OnceLock<Arc<[u8]>>>, RandomState>,
     order: VecDeque<u64>,
 }
 
@@ -73,22 +75,24 @@ impl Positioned {
     /// Page `page` where it is kept, read now where it was not before.
     fn page(&self, page: u64) -> Result<Option<Arc<[u8]>>> {
         let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(slot) = pages.kept.get(&page).cloned() else { return Ok(None) };
-        drop(pages);
+        let Some(slot) = pages.kept.get(&page) else { return Ok(None) };
         if let Some(bytes) = slot.get() {
             return Ok(Some(bytes.clone()));
         }
+        let slot = slot.clone();
+        drop(pages);
         let start = page * PAGE;
-        let bytes = self.read(start..(start + PAGE).min(self.length as u64))?;
+        let length = PAGE.min(self.length as u64 - start) as usize;
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
+        self.read(start, Arc::get_mut(&mut bytes).expect("nobody else has it yet"))?;
         // Another thread may have been as quick: its copy is as good.
-        Ok(Some(slot.get_or_init(|| bytes.into()).clone()))
+        Ok(Some(slot.get_or_init(|| bytes).clone()))
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
-        let start = range.start;
-        let mut bytes = vec![0; within(range, self.length)?.len()];
-        match self.file.read_exact_at(&mut bytes, start) {
-            Ok(()) => Ok(bytes),
+    /// Fills `bytes` with what the file holds from `start` on.
+    fn read(&self, start: u64, bytes: &mut [u8]) -> Result<()> {
+        match self.file.read_exact_at(bytes, start) {
+            Ok(()) => Ok(()),
             Err(error) if error.kind() == Io::UnexpectedEof => Err(shrank(&self.path, self.length)),
             Err(error) => Err(Error::reading(&self.path, error)),
         }
@@ -101,7 +105,7 @@ impl Bytes for Positioned {
     }
 
     fn slice(&self, range: Range<u64>) -> Result<Piece<'_>> {
-        within(range.clone(), self.length)?;
+        let length = within(range.clone(), self.length)?.len();
         let page = range.start / PAGE;
         let (from, to) = (range.start - page * PAGE, range.end - page * PAGE);
         // Few pieces lie in two pages: they are read by themselves.
@@ -110,7 +114,9 @@ impl Bytes for Positioned {
         {
             return Ok(Piece::Kept(bytes, from as usize..to as usize));
         }
-        self.read(range).map(Piece::from)
+        let mut bytes = vec![0; length];
+        self.read(range.start, &mut bytes)?;
+        Ok(bytes.into())
     }
 
     fn announce(&self, range: Range<u64>) {
