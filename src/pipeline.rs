@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::collate::{self, CollateConfig, Collator, HostBatch};
 use crate::corpus::tokens::{self, Block};
 use crate::corpus::{self, Corpus};
-use crate::flow::{FlowReport, StageReport, StageStats, StageSums, ordered_map, prefetch};
+use crate::flow::{FlowReport, StageReport, StageStats, StageSums, ordered_map, prefetch, unordered_map};
 use crate::sample::{self, Cursor, EpochOrder, SampleBuilder, SampleConfig, Samples, Shuffle, Unit};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result};
@@ -179,15 +179,41 @@ impl<'p> Plan<'p> {
             )));
         }
         let units = units(start, epochs, positions, Cut::new(corpus, sample));
-        let built = ordered_map(scope, "sample", workers, units, stats, |_| {
-            let mut builder = make()?;
-            Ok(move |unit: Unit| {
-                let mut samples = Samples::default();
-                let failed = builder.build(&unit, &mut samples).err();
-                Ok(Built { epoch: unit.epoch, ends_epoch: unit.positions.end == positions, samples, failed })
-            })
-        })?;
+        let built = ordered_map(scope, "sample", workers, units, stats, |_| Ok(worker(make()?, positions)))?;
         Ok(Parts { built, corpus, start, given: 0, failed: None, over: false })
+    }
+
+    /// Gives `consume` the samples of all epochs unit by unit, as `workers > 0` threads finish them: the order is
+    /// another each time. What keeping it costs is measured against this.
+    ///
+    /// # Errors
+    /// As [`Plan::samples`].
+    pub fn unordered_samples<R>(
+        &self,
+        consume: impl FnOnce(&mut dyn Iterator<Item = Result<Samples>>) -> Result<R>,
+    ) -> Result<(R, FlowReport)> {
+        one_stage("sample", |stats| {
+            thread::scope(|scope| {
+                let positions = sample::positions(self.corpus);
+                let units = units(Cursor::default(), u64::MAX, positions, Cut::new(self.corpus, self.sample));
+                let worker = |_| Ok(worker(self.builder()?, positions));
+                let mut built =
+                    unordered_map(scope, "sample", self.workers, units, stats, worker)?.map(|built| {
+                        let Built { samples, failed, .. } = built?;
+                        failed.map_or(Ok(samples), Err)
+                    });
+                consume(&mut built)
+            })
+        })
+    }
+}
+
+/// What builds units of epochs of so many positions.
+fn worker(mut builder: impl SampleBuilder, positions: u64) -> impl FnMut(Unit) -> Result<Built> + Send {
+    move |unit: Unit| {
+        let mut samples = Samples::default();
+        let failed = builder.build(&unit, &mut samples).err();
+        Ok(Built { epoch: unit.epoch, ends_epoch: unit.positions.end == positions, samples, failed })
     }
 }
 
@@ -301,6 +327,7 @@ pub fn documents<R>(
         return Err(Error::data(format!("corpus {}: there is no document in it", corpus.path().display())));
     }
     let (sources, block) = (corpus.sources(), sample::documents_of_block(corpus));
+    let shuffle = shuffle.for_corpus(corpus);
     let read = |unit: Unit| {
         let order = EpochOrder::new(&sources, (shuffle, block), 0, unit.epoch);
         let mut read = DocumentsRead::default();

@@ -289,7 +289,7 @@ pub struct SampleFlags {
     /// How a pair is cut to the maximal length [default: longest; reference: cut].
     #[arg(long, value_name = "HOW")]
     pub truncate: Option<Truncate>,
-    /// Order of the documents in an epoch [default: keyed, which is a permutation of all; reference: none].
+    /// Order of the documents in an epoch [default: auto; reference: none].
     #[arg(long, value_name = "HOW")]
     pub shuffle: Option<Shuffle>,
     /// Documents whose samples are shuffled together, so that those of one document do not stand next to each

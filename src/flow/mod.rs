@@ -12,6 +12,7 @@
 mod ordered;
 mod prefetch;
 mod stats;
+mod unordered;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -20,6 +21,7 @@ use crate::{Error, Result};
 pub use ordered::{OrderedMap, ordered_map};
 pub use prefetch::{Prefetch, prefetch};
 pub use stats::{FlowReport, StageReport, StageStats, StageSums};
+pub use unordered::{UnorderedMap, unordered_map};
 
 /// Runs `work`, and turns a panic into an error that tells the stage, the item and the message.
 ///
@@ -65,6 +67,27 @@ mod tests {
         // Uneven work: late items of a batch of jobs finish before early ones.
         let rounds = if x.is_multiple_of(3) { 20_000 } else { 1 };
         Ok((0..rounds).fold(0, |_, _| std::hint::black_box(x * x)))
+    }
+
+    #[test]
+    fn without_an_order_everything_comes_once_or_the_error_does() {
+        let check = |workers, work: fn(u64) -> Result<u64>| {
+            let stats = StageStats::default();
+            thread::scope(|scope| {
+                let mut found: Vec<Result<u64>> =
+                    unordered_map(scope, STAGE, workers, 0..ITEMS, &stats, |_| Ok(work)).unwrap().collect();
+                found.sort_by_key(|result| *result.as_ref().unwrap_or(&u64::MAX));
+                found
+            })
+        };
+        for workers in [1, 2, 8] {
+            let squares = check(workers, square).into_iter().map(Result::unwrap);
+            assert!(squares.eq((0..ITEMS).map(|x| x * x)), "{workers} workers");
+            let failed = check(workers, |x| if x == 7 { Err(Error::data("bad")) } else { Ok(x) });
+            assert_eq!(failed.last().unwrap().as_ref().unwrap_err().kind(), ErrorKind::Data);
+            let died = check(workers, |x| if x == 7 { panic!("at seven") } else { Ok(x) });
+            assert_eq!(died.last().unwrap().as_ref().unwrap_err().kind(), ErrorKind::Internal);
+        }
     }
 
     #[test]

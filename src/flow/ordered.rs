@@ -14,13 +14,13 @@ use crate::{Error, Result};
 
 /// Items under way for each worker: one in work, the others finished or waiting, so that no worker idles
 /// while the consumer handles a result. More only costs memory.
-const IN_FLIGHT_PER_WORKER: usize = 4;
+pub(super) const IN_FLIGHT_PER_WORKER: usize = 4;
 
 /// An item on its way to a worker.
-struct Job<T, R> {
-    number: u64,
-    item: T,
-    reply: Sender<Result<R>>,
+pub(super) struct Job<T, R> {
+    pub number: u64,
+    pub item: T,
+    pub reply: Sender<Result<R>>,
 }
 
 /// Applies a worker to each of `items` on threads `stage-0`, `stage-1`, ... of `scope`, and gives the
@@ -49,19 +49,35 @@ where
     } else {
         let capacity = workers * IN_FLIGHT_PER_WORKER;
         // As wide as the queue of tickets, so that sending a job never blocks.
-        let (jobs, queue) = bounded::<Job<I::Item, R>>(capacity);
-        for i in 0..workers {
-            let worker = make_worker(i)?;
-            let queue = queue.clone();
-            let name = format!("{stage}-{i}");
-            Builder::new()
-                .name(name.clone())
-                .spawn_scoped(scope, move || serve(queue, worker, stage, stats))
-                .map_err(|error| cannot_start(&name, error))?;
-        }
+        let (jobs, queue) = bounded(capacity);
+        start_workers(scope, stage, workers, &queue, stats, make_worker)?;
         Lane::Threads { jobs, tickets: VecDeque::with_capacity(capacity), capacity }
     };
     Ok(OrderedMap { items, lane: Some(lane), stage, stats, sent: 0, given: 0 })
+}
+
+/// Starts the threads that serve a queue of jobs.
+pub(super) fn start_workers<'scope, T: Send + 'scope, R: Send + 'scope, W>(
+    scope: &'scope Scope<'scope, '_>,
+    stage: &'scope str,
+    workers: usize,
+    queue: &Receiver<Job<T, R>>,
+    stats: &'scope StageStats,
+    mut make_worker: impl FnMut(usize) -> Result<W>,
+) -> Result<()>
+where
+    W: FnMut(T) -> Result<R> + Send + 'scope,
+{
+    for i in 0..workers {
+        let worker = make_worker(i)?;
+        let queue = queue.clone();
+        let name = format!("{stage}-{i}");
+        Builder::new()
+            .name(name.clone())
+            .spawn_scoped(scope, move || serve(queue, worker, stage, stats))
+            .map_err(|error| cannot_start(&name, error))?;
+    }
+    Ok(())
 }
 
 /// A worker thread's life: it does not know that its jobs come through a channel.
@@ -142,7 +158,7 @@ where
 }
 
 /// A ticket whose worker ended without an answer.
-fn lost(stage: &str, item: u64) -> Error {
+pub(super) fn lost(stage: &str, item: u64) -> Error {
     Error::internal(format!(
         "stage {stage}: a worker ended without a result for item {item} (counted from 0); this is a bug of \
          this program"

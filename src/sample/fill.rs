@@ -138,6 +138,10 @@ impl Cut for Fill<'_> {
         1
     }
 
+    fn probable_other(&self, _: &Place) -> Option<u64> {
+        None
+    }
+
     fn cut(
         &mut self,
         reader: &mut Reader<'_>,

@@ -72,6 +72,14 @@ impl Cut for Halves<'_> {
         needed(self.config.pair)
     }
 
+    fn probable_other(&self, place: &Place) -> Option<u64> {
+        let SampleConfig { pair, next_rate, seed, .. } = *self.config;
+        let mut rng = SampleRng::new(Domain::Sample, seed, &[place.pass, place.document, 0]);
+        // As in `cut`, of a document that has two sides and a first draw that will do.
+        let other = pairing(pair, 2, next_rate, &mut rng) == Pairing::Other;
+        other.then(|| nsp::first_drawn(&place.source, place.document, &mut rng))
+    }
+
     fn cut(
         &mut self,
         reader: &mut Reader<'_>,

@@ -12,16 +12,38 @@ pub fn exact_count(rate: f64, candidates: usize) -> usize {
     ((rate * candidates as f64).round() as usize).max(1).min(candidates)
 }
 
-/// Leaves `count <= candidates.len()` of the candidates, each subset equally likely, ascending: a
+/// Candidates below this are put in order by a set of bits: rows are rarely longer.
+const IN_BITS: usize = 512;
+
+/// Leaves `count <= candidates.len()` of the ascending candidates, each subset equally likely, ascending: a
 /// Fisher-Yates shuffle that stops after `count` elements.
 pub fn choose_exact(candidates: &mut Vec<u32>, count: usize, rng: &mut SampleRng) {
+    let few = candidates.last().is_none_or(|&last| (last as usize) < IN_BITS);
     let len = candidates.len();
     for i in 0..count {
         let j = i + rng.below((len - i) as u64) as usize;
         candidates.swap(i, j);
     }
     candidates.truncate(count);
-    candidates.sort_unstable();
+    if few { sort_few(candidates) } else { candidates.sort_unstable() }
+}
+
+/// Sorts different numbers below [`IN_BITS`]: each is a bit, and bits come out in their order. A comparison would be
+/// guessed wrongly every other time.
+fn sort_few(numbers: &mut [u32]) {
+    let mut bits = [0_u64; IN_BITS / 64];
+    for &number in &*numbers {
+        bits[number as usize / 64] |= 1 << (number % 64);
+    }
+    let mut sorted = numbers.iter_mut();
+    for (base, mut word) in (0..).step_by(64).zip(bits) {
+        while word != 0
+            && let Some(next) = sorted.next()
+        {
+            *next = base + word.trailing_zeros();
+            word &= word - 1;
+        }
+    }
 }
 
 /// Leaves each candidate with probability `rate`, in order.
@@ -74,7 +96,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_chosen_are_distinct_ascending_candidates(len in 1usize..200, share in 0.0f64..=1.0, seed: u64) {
+        fn bits_sort_as_comparisons_do(numbers in proptest::collection::hash_set(0..IN_BITS as u32, 0..100)) {
+            let mut sorted: Vec<u32> = numbers.into_iter().collect();
+            let mut expected = sorted.clone();
+            expected.sort_unstable();
+            sort_few(&mut sorted);
+            prop_assert_eq!(sorted, expected);
+        }
+
+        #[test]
+        fn the_chosen_are_distinct_ascending_candidates(len in 1usize..300, share in 0.0f64..=1.0, seed: u64) {
             let count = (share * len as f64) as usize;
             let mut rng = SampleRng::new(Domain::Survey, seed, &[]);
             let mut chosen: Vec<u32> = (0..len as u32).map(|i| 3 * i + 1).collect();

@@ -16,6 +16,7 @@ mod fill;
 mod given;
 mod halves;
 pub mod mask;
+mod masker;
 mod nsp;
 mod order;
 mod pair;
@@ -35,6 +36,7 @@ pub use blocks::documents_of_block;
 use fill::Fill;
 use given::Given;
 use halves::Halves;
+pub use masker::Masker;
 pub use order::EpochOrder;
 pub use quality::shuffle_quality;
 pub use show::{Paint, show};
@@ -303,14 +305,31 @@ impl MaskUnit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Shuffle {
-    /// A permutation keyed by seed and epoch, in constant memory.
+    /// `keyed` up to 8 GiB of text, `blocks` beyond.
     #[default]
+    Auto,
+    /// A permutation keyed by seed and epoch, in constant memory.
     Keyed,
     /// Blocks of some 1 MiB of text permuted, and the documents of 32 blocks at a time; negatives come from the
     /// same block. For corpora larger than memory: the disk is read in stretches, ahead of time.
     Blocks,
     /// The order of the corpus, the same every epoch: what the reference does.
     None,
+}
+
+impl Shuffle {
+    /// Text from which on a corpus is taken to be larger than memory, whatever the memory of the machine: the order
+    /// is the same on all.
+    const LARGE: u64 = 8 << 30;
+
+    /// The order of this corpus.
+    pub fn for_corpus(self, corpus: &dyn Corpus) -> Self {
+        match self {
+            Self::Auto if corpus.bytes() > Self::LARGE => Self::Blocks,
+            Self::Auto => Self::Keyed,
+            asked => asked,
+        }
+    }
 }
 
 /// Everything that decides what the samples of a corpus are.
@@ -367,7 +386,7 @@ impl Default for SampleConfig {
             next_rate: 0.5,
             short_rate: short_rate(),
             truncate: Truncate::Longest,
-            shuffle: Shuffle::Keyed,
+            shuffle: Shuffle::Auto,
             window: 0,
             mask_rate: 0.15,
             mask_count: MaskCount::Exact,
@@ -407,7 +426,7 @@ impl SampleConfig {
 
     /// This configuration with nothing left to the corpus: what is stored beside a run.
     pub fn for_corpus(self, corpus: &dyn Corpus) -> Self {
-        Self { window: self.window_for(corpus), ..self }
+        Self { window: self.window_for(corpus), shuffle: self.shuffle.for_corpus(corpus), ..self }
     }
 
     /// Positions of a window, at least 1: as asked for, else 1 where a document is one sample, and some text's

@@ -43,6 +43,16 @@ pub fn check(corpus: &dyn Corpus, sources: &[Source], next_rate: f64) -> Result<
     )))
 }
 
+/// The document other than `own` that [`another`] looks at first.
+pub fn first_drawn(source: &Range<u64>, own: u64, rng: &mut SampleRng) -> u64 {
+    numbered(source, own, rng.below(source.end - source.start - 1))
+}
+
+/// The others are numbered from the one behind `own`, round the end of the source.
+fn numbered(source: &Range<u64>, own: u64, other: u64) -> u64 {
+    source.start + (own - source.start + 1 + other) % (source.end - source.start)
+}
+
 /// What `take` makes of a document of `source` other than `own`, and that document's number. Every document
 /// of which it makes something is equally likely, as long as the random draws find one.
 ///
@@ -56,13 +66,11 @@ pub fn another<T>(
     rng: &mut SampleRng,
     mut take: impl FnMut(u64, &mut SampleRng) -> Result<Option<T>>,
 ) -> Result<(u64, T)> {
-    let len = source.end - source.start;
-    let others = len - 1;
-    // The others are numbered from the one behind `own`, round the end of the source.
+    let others = source.end - source.start - 1;
     let mut other = 0;
     for attempt in 0..DRAWS + SWEEP.min(others) {
         other = if attempt < DRAWS { rng.below(others) } else { (other + 1) % others };
-        let id = source.start + (own - source.start + 1 + other) % len;
+        let id = numbered(source, own, other);
         let taken = take(id, rng)
             .map_err(|e| e.context(format!("drawing another second part for document {own}")))?;
         if let Some(taken) = taken {

@@ -98,12 +98,14 @@ pub struct EpochOrder<'c> {
 
 impl<'c> EpochOrder<'c> {
     /// The order of `epoch`, in blocks of `block` documents where it is to be in blocks. An epoch has as many
-    /// positions as all sources together are asked for.
+    /// positions as all sources together are asked for. `auto`, which goes by the corpus, is `keyed` here.
     pub fn new(sources: &'c [Source], (shuffle, block): (Shuffle, u64), seed: u64, epoch: u64) -> Self {
         let len = positions(sources);
         let slots = match shuffle {
             Shuffle::None => Slots::Each(Order::unshuffled(len)),
-            Shuffle::Keyed => Slots::Each(Order::keyed(SampleRng::new(Domain::Order, seed, &[epoch]), len)),
+            Shuffle::Keyed | Shuffle::Auto => {
+                Slots::Each(Order::keyed(SampleRng::new(Domain::Order, seed, &[epoch]), len))
+            }
             Shuffle::Blocks => Slots::InBlocks(BlockOrder::shuffled(Blocks::new(len, block), seed, epoch)),
         };
         Self { sources, slots, block, shuffle, seed, epoch }
@@ -156,7 +158,7 @@ impl<'c> EpochOrder<'c> {
         let rng = || SampleRng::new(Domain::Source, self.seed, &[number as u64, pass]);
         let blocks = Blocks::new(len, self.block);
         let at = match self.shuffle {
-            Shuffle::Keyed if !whole => Order::keyed(rng(), len).document(at),
+            Shuffle::Keyed | Shuffle::Auto if !whole => Order::keyed(rng(), len).document(at),
             Shuffle::Blocks if !whole => BlockOrder::permuted(blocks, rng()).document(at),
             _ => at,
         };

@@ -18,6 +18,10 @@ pub trait Cut: Send {
     /// Sentences that a document must have.
     fn sentences_needed(&self) -> usize;
 
+    /// The other document that a document's samples will probably be made with, where that is known before either is
+    /// read. A guess, on which nothing depends.
+    fn probable_other(&self, place: &Place) -> Option<u64>;
+
     /// Appends the samples of the document that is open as the own one, of so many `sentences`. `cursor` is
     /// that of the first.
     ///
@@ -33,6 +37,10 @@ pub trait Cut: Send {
     ) -> Result<()>;
 }
 
+/// Units at the beginning whose documents are announced one by one: the first batch waits for them. Later a call for
+/// each would cost more than it saves, since most of a corpus that is read in any order is in memory by then.
+const FIRST_UNITS: u32 = 4;
+
 /// Builds the samples of the documents at a unit's positions, in their order.
 pub struct Walk<'p, C> {
     reader: Reader<'p>,
@@ -43,6 +51,8 @@ pub struct Walk<'p, C> {
     block: u64,
     /// Epoch and window of the blocks that were asked for last.
     announced: Option<(u64, u64)>,
+    /// Units that are still announced before they are built.
+    first: u32,
     cut: C,
 }
 
@@ -67,14 +77,31 @@ impl<'p, C: Cut> Walk<'p, C> {
         }
         let reader = Reader::new(corpus, tokenizer, config.mask_unit.needs_words(), config.skip_bad_lines);
         let block = documents_of_block(corpus);
-        Ok(Self { reader, config, corpus, sources, block, announced: None, cut })
+        Ok(Self { reader, config, corpus, sources, block, announced: None, first: FIRST_UNITS, cut })
+    }
+}
+
+impl<C: Cut> Walk<'_, C> {
+    /// Announces the documents of a unit all at once: where nothing of a corpus is in memory yet, a disk finds
+    /// hundreds of them in the time of a few.
+    fn announce_unit(&self, order: &EpochOrder<'_>, unit: &Unit) {
+        for place in unit.positions.clone().map(|position| order.place(position)) {
+            for document in [Some(place.document), self.cut.probable_other(&place)].into_iter().flatten() {
+                self.corpus.announce(document..document + 1);
+            }
+        }
     }
 }
 
 impl<C: Cut> SampleBuilder for Walk<'_, C> {
     fn build(&mut self, unit: &Unit, out: &mut Samples) -> Result<()> {
         let SampleConfig { shuffle, seed, .. } = *self.config;
+        let shuffle = shuffle.for_corpus(self.corpus);
         let order = EpochOrder::new(&self.sources, (shuffle, self.block), seed, unit.epoch);
+        if self.first > 0 {
+            self.first -= 1;
+            self.announce_unit(&order, unit);
+        }
         let now = order.window(unit.positions.start).map(|window| (unit.epoch, window));
         if let Some(now) = now.filter(|_| now != self.announced) {
             announce(self.corpus, &order, now, self.announced.replace(now));

@@ -43,6 +43,20 @@ fn every_stage_is_measured_with_those_before_it_and_alone() {
 }
 
 #[test]
+fn units_in_no_order_and_masks_by_themselves_are_measured() {
+    let place = Place::with_lines(200);
+    let sample = "sample --corpus train.tsv --vocab vocab.json --seq-len 24";
+    let line = check(&place, &format!("{sample} --workers 2 --unordered"), [true, true, false, true]);
+    assert_eq!(line["unordered"], true);
+    for unit in ["token", "word", "span"] {
+        let line = check(&place, &format!("mask --mask-unit {unit}"), [true, true, false, true]);
+        assert!(line["nanoseconds_per_row"].as_f64().is_some_and(|time| time > 0.0), "{line}");
+        let masked = line["masked_per_row"].as_f64().unwrap();
+        assert!((18.0..=20.0).contains(&masked), "{line}");
+    }
+}
+
+#[test]
 fn subwords_and_stored_ids_are_measured_as_words_are() {
     let place = Place::with_lines(200);
     place.good("tokenizer train -c train.tsv --model wordpiece --vocab-size 200 -o tokenizer.json");
@@ -94,6 +108,9 @@ fn what_cannot_be_measured_is_refused() {
     check("collate -c train.tsv -v vocab.json --batch-size 0", 2);
     check("product --depth 0", 2);
     check("product --rows 40000", 2);
+    check("sample -c train.tsv -v vocab.json --unordered --workers 0", 2);
+    check("sample -c train.tsv -v vocab.json --unordered --alone", 2);
+    check("mask --seq-len 4", 2);
 }
 
 #[test]

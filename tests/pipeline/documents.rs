@@ -1,10 +1,11 @@
 //! Samples filled from documents: what is in them, and that it depends on nothing that it must not depend on.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use bertstream::ErrorKind;
 use bertstream::collate::{HostBatch, PadTo};
-use bertstream::corpus::{Corpus, Source};
+use bertstream::corpus::{Corpus, Document, Shape, Source};
 use bertstream::pipeline::Plan;
 use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::{
@@ -358,6 +359,41 @@ fn a_window_is_shuffled_and_nothing_else() {
     assert!(neighbours(&plain) > 0.7 && neighbours(&shuffled) < 0.1);
     let unshuffled = all(25, Shuffle::None);
     assert!(unshuffled.iter().eq(all(1, Shuffle::None).iter()));
+}
+
+#[test]
+fn the_automatic_order_goes_by_the_size_of_the_text() {
+    struct OfSize(u64);
+    impl Corpus for OfSize {
+        fn len(&self) -> u64 {
+            1
+        }
+        fn document(&self, _: u64) -> bertstream::Result<Document<'_>> {
+            Ok(Document::default())
+        }
+        fn shape(&self) -> Shape {
+            Shape::Pairs
+        }
+        fn bytes(&self) -> u64 {
+            self.0
+        }
+        fn path(&self) -> &Path {
+            Path::new("sized")
+        }
+        fn fingerprint(&self) -> u64 {
+            0
+        }
+    }
+    for (gib, asked, expected) in [
+        (8, Shuffle::Auto, Shuffle::Keyed),
+        (9, Shuffle::Auto, Shuffle::Blocks),
+        (9, Shuffle::Keyed, Shuffle::Keyed),
+        (1, Shuffle::Blocks, Shuffle::Blocks),
+        (9, Shuffle::None, Shuffle::None),
+    ] {
+        let config = SampleConfig { shuffle: asked, ..short() }.for_corpus(&OfSize(gib << 30));
+        assert_eq!(config.shuffle, expected, "{gib} GiB, {asked:?}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub struct Args {
     #[command(flatten)]
     corpus: CorpusFlags,
     /// Order of the documents.
-    #[arg(long, value_name = "HOW", default_value = "keyed")]
+    #[arg(long, value_name = "HOW", default_value = "auto")]
     shuffle: Shuffle,
     /// Threads that read; 0 reads without threads [default: the number of cores].
     #[arg(short = 'w', long, value_name = "N", value_parser = workers)]

@@ -14,6 +14,7 @@ use crate::{Error, Result};
 mod collate;
 mod corpus;
 mod held;
+mod mask;
 mod product;
 mod sample;
 mod step;
@@ -42,6 +43,8 @@ enum What {
     Corpus(corpus::Args),
     /// Samples: text or stored ids to masked samples.
     Sample(sample::Args),
+    /// The masks of made-up rows, without anything around them.
+    Mask(mask::Args),
     /// Batches, as training takes them.
     Collate(collate::Args),
 }
@@ -54,6 +57,7 @@ pub fn run(args: Args) -> Result<()> {
         What::Vocab(args) => vocab::run(&args),
         What::Corpus(args) => corpus::run(args),
         What::Sample(args) => sample::run(&args),
+        What::Mask(args) => mask::run(&args),
         What::Collate(args) => collate::run(&args),
     }
 }

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::super::sample::{SourceArgs, WorkersFlag};
 use super::held::Held;
 use super::{Count, Line, MeasureFlags, take_for};
-use crate::Result;
 use crate::corpus::{Corpus, mean_bytes};
 use crate::flow::FlowReport;
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, positions};
+use crate::{Error, Result};
 
 /// Flags of `bench sample`.
 #[derive(Debug, clap::Args)]
@@ -18,6 +20,9 @@ pub struct Args {
     source: SourceArgs,
     #[command(flatten)]
     workers: WorkersFlag,
+    /// Take units as they are finished, in no order: what keeping the order costs is the difference.
+    #[arg(long, conflicts_with = "alone")]
+    unordered: bool,
     #[command(flatten)]
     measure: MeasureFlags,
 }
@@ -26,12 +31,32 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let source = args.source.open()?;
     let (workers, time) = (args.workers.count(), args.measure.seconds);
-    let (count, flow) = match args.measure.alone {
-        true => sampling_alone(source.plan(workers), time)?,
-        false => sampling(source.plan(workers), time)?,
+    let plan = source.plan(workers);
+    let (count, flow) = match (args.measure.alone, args.unordered) {
+        (true, _) => sampling_alone(plan, time)?,
+        (_, true) => sampling_unordered(plan, time)?,
+        _ => sampling(plan, time)?,
     };
-    let workers = Some(workers);
-    Line { stage: "sample", workers, count, flow: Some(flow), more: vec![] }.print(&args.measure)
+    let more = if args.unordered { vec![("unordered", json!(true))] } else { vec![] };
+    Line { stage: "sample", workers: Some(workers), count, flow: Some(flow), more }.print(&args.measure)
+}
+
+/// The same in no order.
+fn sampling_unordered(plan: Plan<'_>, time: Duration) -> Result<(Count, FlowReport)> {
+    if plan.workers == 0 {
+        return Err(Error::usage(
+            "--unordered: without workers there is one order only; use --workers 1 or more",
+        ));
+    }
+    let (mut samples, mut tokens) = (0, 0);
+    let (elapsed, flow) = plan.unordered_samples(|units| {
+        take_for(time, units, |unit| {
+            samples += unit.len() as u64;
+            tokens += unit.iter().map(|sample| sample.ids.len() as u64).sum::<u64>();
+            Ok(())
+        })
+    })?;
+    Ok((Count { samples: Some(samples), tokens: Some(tokens), bytes: None, elapsed }, flow))
 }
 
 /// Makes samples for `time`, epoch after epoch.
