@@ -11,9 +11,11 @@ rounds, and a row compares the best side of each. Batches are 64 rows of 128 tok
     collator   transformers' DataCollatorForLanguageModeling on ids that are ready: what it does not do is encode
     ids        tokenizers' WordPiece, whole corpus as one batch: what it does not do is mask and collate
     documents  Google's create_pretraining_data.py, which needs TensorFlow: its figure is stated, not measured
-    vocab      bert_pytorch's WordVocab; bertstream also on the same text repeated (--repeat)
+    vocab      bert_pytorch's WordVocab in memory; bertstream's whole command, from the start of the process to the
+               30,000 most frequent words synced to disk, median of seven; and counting the same text repeated (--repeat)
+    order      bertstream's samples with 2 workers, as they are finished and in their order: what keeping it costs
 
-bertstream's sides are `bertstream bench collate` and `bench vocab`: from text on disk to collated batches, with
+bertstream's other sides are `bertstream bench collate` and `bench vocab`: from text on disk to collated batches, with
 0, 1 and 2 workers. `stored` is the same from ids that `bertstream tokenize` has written. Prints Markdown.
 """
 
@@ -110,6 +112,29 @@ def own_batches(corpus, vocab, figure, tokens=None):
     return measure
 
 
+def own_samples(*more):
+    """bertstream's samples of the pairs: samples a second."""
+
+    def measure(workers, place, program):
+        flags = ["--corpus", place / "pairs.tsv", "--vocab", place / "vocab.json", "--workers", workers]
+        return bench(program, "sample", SAMPLES, [*flags, "--seq-len", LENGTH, *more])
+
+    return measure
+
+
+def own_vocab_command(corpus):
+    """bertstream's vocabulary as people make it: bytes a second."""
+
+    def measure(workers, place, program):
+        command = [program, "vocab", "--corpus", place / corpus, "--workers", str(workers)]
+        command += ["--output", place / "timed.json", "--json"]
+        size = (place / corpus).stat().st_size
+        quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return statistics.median(per_second(size, lambda: subprocess.run(command, **quiet)) for _ in range(7))
+
+    return measure
+
+
 def own_vocab(corpus):
     def measure(workers, place, program):
         return bench(program, "vocab", "bytes_per_second", ["--corpus", place / corpus, "--workers", workers])
@@ -161,8 +186,16 @@ ROWS = {
         1e6,
         {
             "bert_pytorch's WordVocab": (word_vocab, (0,)),
-            "bertstream": (own_vocab("pairs.tsv"), WORKERS),
+            "bertstream, the whole command": (own_vocab_command("pairs.tsv"), WORKERS),
             "bertstream, the text repeated": (own_vocab("repeated.tsv"), WORKERS),
+        },
+    ),
+    "order": (
+        "samples/s",
+        1,
+        {
+            "bertstream, as they are finished": (own_samples("--unordered"), (2,)),
+            "bertstream, in order": (own_samples(), (2,)),
         },
     ),
 }
@@ -233,7 +266,7 @@ def main():
                 median = statistics.median(runs)
                 peer = peer or median
                 spread = f"{min(runs):,.1f} to {max(runs):,.1f}" if "not measured" not in side else ""
-                times = f"{median / peer:.1f}"
+                times = f"{median / peer:.{1 if median > 2 * peer else 2}f}"
                 print(f"| {row} | {side} | {best} | {median:,.1f} | {unit} | {times} | {spread} |", flush=True)
 
 

@@ -5,6 +5,7 @@
 #
 #     scripts/larger_than_ram.sh CORPUS [SIZE_MIB] [WORK_DIRECTORY]    # default: 2048, a temporary one
 #     BATCHES=20000 ROUNDS=3 scripts/larger_than_ram.sh CORPUS         # batches a run, rounds (medians are told)
+#     BERTSTREAM=target/debug/bertstream scripts/larger_than_ram.sh CORPUS    # this program, instead of building one
 #     LIMIT=address scripts/larger_than_ram.sh CORPUS                  # an address space, even where groups can be made
 #
 # The limit is a control group (version 1 or 2) where one can be made, which counts the page cache as well; else it is
@@ -34,8 +35,8 @@ for place in /sys/fs/cgroup/memory /sys/fs/cgroup; do
 done
 trap 'rm -f "$big" "$big".bsidx "$work"/run.*; [ -z "$group" ] || rmdir "$group"; rmdir "$work" 2>/dev/null || true' EXIT
 
-cargo build --release
-bertstream=${CARGO_TARGET_DIR:-target}/release/bertstream
+bertstream=${BERTSTREAM:-${CARGO_TARGET_DIR:-target}/release/bertstream}
+[ -n "${BERTSTREAM:-}" ] || cargo build --release
 "$bertstream" vocab --corpus "$source" --output "$work/run.vocab.json" >/dev/null 2>&1
 for ((written = 0; written < size * 1024 * 1024; written += $(stat -c %s "$source"))); do
     cat "$source"

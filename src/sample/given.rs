@@ -106,8 +106,8 @@ impl<'p> Given<'p> {
 impl SampleBuilder for Given<'_> {
     fn build(&mut self, unit: &Unit, out: &mut Samples) -> Result<()> {
         let SampleConfig { shuffle, seed, skip_bad_lines, .. } = *self.config;
-        let order =
-            EpochOrder::new(&self.sources, (shuffle, documents_of_block(self.corpus)), seed, unit.epoch);
+        let how = (shuffle.for_corpus(self.corpus), documents_of_block(self.corpus));
+        let order = EpochOrder::new(&self.sources, how, seed, unit.epoch);
         for position in unit.positions.clone() {
             let id = order.place(position).document;
             let document = match self.corpus.document(id) {

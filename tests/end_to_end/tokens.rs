@@ -122,15 +122,88 @@ fn standard_input_is_a_corpus_and_leaves_nothing_behind() {
     }
 }
 
-#[test]
-fn a_compressed_corpus_gives_the_batches_of_the_text() {
+fn gzip(text: &[u8]) -> Vec<u8> {
     use std::io::Write;
 
-    let place = Place::with_lines(300);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    gzip.write_all(&place.read("train.tsv")).unwrap();
-    place.write("gz.tsv.gz", gzip.finish().unwrap());
-    place.write("zst.tsv.zst", zstd::encode_all(&place.read("train.tsv")[..], 0).unwrap());
+    gzip.write_all(text).unwrap();
+    gzip.finish().unwrap()
+}
+
+fn zstd(text: &[u8]) -> Vec<u8> {
+    zstd::encode_all(text, 0).unwrap()
+}
+
+#[test]
+fn a_run_on_compressed_text_is_the_run_on_the_text() {
+    let place = Place::with_lines(300);
+    place.write("packed.tsv.zst", zstd(&place.read("train.tsv")));
+    let train = "train --vocab vocab.json --hidden 16 --layers 1 --attn-heads 2 --seq-len 24 --batch-size 16 \
+                 --log-freq 1";
+    place.good(&format!("{train} --corpus train.tsv --output plain --steps 20"));
+    place.good(&format!("{train} --corpus packed.tsv.zst --output packed --steps 10"));
+    place.good("tokenize --corpus packed.tsv.zst --vocab vocab.json");
+    place.good("train --resume packed --steps 20");
+    let last = |run: &str| {
+        let records = place.records(&format!("{run}/metrics.jsonl"));
+        records
+            .into_iter()
+            .rfind(|record| record["kind"] == "step")
+            .map(|step| step["digest"].clone())
+            .unwrap()
+    };
+    assert_eq!(last("packed"), last("plain"));
+    let first = place.good("inspect --run packed --step 1").stdout;
+    assert!(first.contains("packed.tsv.zst") && !first.contains(".unpacked"), "{first}");
+}
+
+/// Files by a pattern, sources with weights, and what is checked beforehand.
+#[test]
+fn compressed_files_stand_wherever_files_do() {
+    let place = Place::with_lines(300);
+    let whole = place.read("train.tsv");
+    let middle =
+        whole.len() / 2 + whole[whole.len() / 2..].iter().position(|&byte| byte == b'\n').unwrap() + 1;
+    let (front, back) = whole.split_at(middle);
+    for (name, bytes) in [
+        ("plain-1.tsv", front.to_vec()),
+        ("plain-2.tsv", back.to_vec()),
+        ("packed-1.tsv.gz", gzip(front)),
+        ("packed-2.tsv.zst", zstd(back)),
+        ("train.tsv.gz", gzip(&whole)),
+    ] {
+        place.write(name, bytes);
+    }
+    let batches = |corpus: &str, io: &str, workers: u32| {
+        let flags = format!("--vocab vocab.json --seq-len 24 --json --io {io} --workers {workers}");
+        place.good(&format!("collate --corpus {corpus} {flags}")).stdout
+    };
+    for (packed, plain) in [
+        ("packed-*", "plain-*"),
+        ("packed-1.tsv.gz --corpus packed-2.tsv.zst", "plain-1.tsv --corpus plain-2.tsv"),
+        ("train.tsv.gz:3 --corpus held-out.tsv:1", "train.tsv:3 --corpus held-out.tsv:1"),
+    ] {
+        let expected = batches(plain, "mmap", 0);
+        for (io, workers) in [("mmap", 2), ("pread", 1), ("memory", 0)] {
+            assert!(batches(packed, io, workers) == expected, "{packed}, {io}");
+        }
+    }
+    let checked = |corpus: &str| {
+        let found =
+            place.good(&format!("doctor --corpus {corpus} --vocab vocab.json --seq-len 24 --json")).json();
+        let of_check = |field: &str| found["check"][field].clone();
+        (found["fingerprint"].clone(), of_check("documents"), of_check("line_bytes"), of_check("vocabulary"))
+    };
+    let of_text = checked("train.tsv");
+    assert_eq!(of_text.1, 300);
+    assert_eq!(checked("train.tsv.gz"), of_text);
+}
+
+#[test]
+fn a_compressed_corpus_gives_the_batches_of_the_text() {
+    let place = Place::with_lines(300);
+    place.write("gz.tsv.gz", gzip(&place.read("train.tsv")));
+    place.write("zst.tsv.zst", zstd(&place.read("train.tsv")));
     let flags = "--vocab vocab.json --seq-len 24 --json";
     let expected = place.good(&format!("collate --corpus train.tsv {flags}")).stdout;
     for corpus in ["gz.tsv.gz", "zst.tsv.zst"] {
