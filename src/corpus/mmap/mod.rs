@@ -5,7 +5,7 @@
 //! still all there, and only then the copy is handed on: so what anybody holds is what the file held, and does not
 //! change.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, fence};
@@ -22,7 +22,8 @@ use lost::Watched;
 /// The bytes of a mapped file.
 pub struct Mapped {
     path: PathBuf,
-    file: File,
+    /// Kept only where its length must be asked for: a corpus may have more files than a process may have open.
+    file: Option<File>,
     /// Before the map, which must not go while it is watched.
     watched: Watched,
     map: Mmap,
@@ -40,7 +41,6 @@ impl Mapped {
         let length = file.metadata().map_err(failed)?.len();
         let length = usize::try_from(length)
             .map_err(|_| Error::data(format!("{}: too large for this address space", path.display())))?;
-        let file = file.try_clone().map_err(failed)?;
         // SAFETY: the map is read-only and private to this struct. What cannot be promised is that no other process
         // changes the file meanwhile, and memmap2 asks for that too. The limits are these. A byte of the map may
         // change between two looks at it: nobody but `pick` looks, through a slice that ends with the call; whoever
@@ -48,10 +48,13 @@ impl Mapped {
         // the part is copied, and all that is believed of it (that it is UTF-8, above all) is checked on the copy.
         // A file cut off under the map loses pages, which `lost` fills with zeros and tells of. A file that is
         // appended to is safe: the length is pinned here.
-        let map = unsafe { MmapOptions::new().len(length).map(&file) }.map_err(failed)?;
+        let map = unsafe { MmapOptions::new().len(length).map(file) }.map_err(failed)?;
         let watched = Watched::new(&map);
-        let mut mapped = Self { path: path.to_owned(), file, watched, map, last: None };
+        let mut mapped = Self { path: path.to_owned(), file: None, watched, map, last: None };
         mapped.last = mapped.last_byte().filter(|&byte| byte != 0);
+        if mapped.last.is_none() {
+            mapped.file = Some(file.try_clone().map_err(failed)?);
+        }
         mapped.verify()?;
         Ok(mapped)
     }
@@ -74,7 +77,7 @@ impl Mapped {
         if whole && !self.watched.is_lost() {
             return Ok(());
         }
-        Err(match self.length_now()? < self.map.len() as u64 {
+        Err(match self.length_now().is_ok_and(|now| now < self.map.len() as u64) {
             true => shrank(&self.path, self.map.len()),
             false => Error::new(
                 ErrorKind::Io,
@@ -87,7 +90,8 @@ impl Mapped {
     }
 
     fn length_now(&self) -> Result<u64> {
-        Ok(self.file.metadata().map_err(|error| Error::reading(&self.path, error))?.len())
+        let metadata = self.file.as_ref().map_or_else(|| fs::metadata(&self.path), File::metadata);
+        Ok(metadata.map_err(|error| Error::reading(&self.path, error))?.len())
     }
 }
 
