@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Data,
     /// Input that is not there (exit 66).
     MissingInput,
+    /// The device has not the memory for what was asked of it (exit 2).
+    OutOfMemory,
     /// A bug of this program (exit 70).
     Internal,
     /// An output that cannot be created (exit 73).
@@ -32,7 +34,7 @@ impl ErrorKind {
     /// The process exit code of this class.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Usage => 2,
+            Self::Usage | Self::OutOfMemory => 2,
             Self::Data => 65,
             Self::MissingInput => 66,
             Self::Internal => 70,
@@ -87,7 +89,8 @@ impl Error {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound
             | std::io::ErrorKind::PermissionDenied
-            | std::io::ErrorKind::IsADirectory => ErrorKind::MissingInput,
+            | std::io::ErrorKind::IsADirectory
+            | std::io::ErrorKind::NotADirectory => ErrorKind::MissingInput,
             _ => ErrorKind::Io,
         };
         Self::new(kind, format!("cannot read {}", path.display())).caused_by(error)

@@ -7,7 +7,8 @@ use std::path::Path;
 use bertstream::ErrorKind;
 use bertstream::corpus::{CorpusConfig, Format, Io, Sources};
 use bertstream::model::{Arch, Layout, ModelConfig, State};
-use bertstream::train::checkpoint::{self, Manifest, Progress, directory_name};
+use bertstream::rng::{Domain, SampleRng};
+use bertstream::train::checkpoint::{Checkpoints, Manifest, Progress, directory_name};
 use bertstream::train::{Ending, RunConfig, RunDir, Stop, run_dir};
 
 mod fake;
@@ -80,7 +81,7 @@ fn a_damaged_checkpoint_is_noticed_and_an_older_one_used() {
     let directory = tempfile::tempdir().unwrap();
     let config = finished(directory.path());
     let expected = fs::read(directory.path().join("model.safetensors")).unwrap();
-    let newest = run_dir::checkpoints(directory.path()).join(directory_name(12));
+    let newest = run_dir::checkpoints(directory.path()).directory(12);
     for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
         let path = newest.join(file);
         let good = fs::read(&path).unwrap();
@@ -91,7 +92,7 @@ fn a_damaged_checkpoint_is_noticed_and_an_older_one_used() {
             }
             let layout = bertstream::model::Layout::new(&config.model);
             let (found, refused) =
-                checkpoint::load_newest(newest.parent().unwrap(), &layout, &config.fingerprint()).unwrap();
+                run_dir::checkpoints(directory.path()).newest(&layout, &config.fingerprint()).unwrap();
             assert_eq!(found.unwrap().manifest.progress.step, 11, "{file} {what}");
             assert_eq!(refused.len(), 1);
             assert!(refused[0].to_string().contains(file), "{}", refused[0]);
@@ -115,15 +116,102 @@ fn a_damaged_checkpoint_is_noticed_and_an_older_one_used() {
 }
 
 #[test]
+fn every_cut_and_every_flipped_bit_of_a_checkpoint_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = finished(directory.path());
+    let layout = Layout::new(&config.model);
+    let checkpoints = run_dir::checkpoints(directory.path());
+    let mut rng = SampleRng::new(Domain::Survey, 6, &[]);
+    for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+        let path = checkpoints.directory(12).join(file);
+        let good = fs::read(&path).unwrap();
+        let check = |bytes: &[u8], what: &dyn std::fmt::Display| {
+            fs::write(&path, bytes).unwrap();
+            let error = checkpoints.load(12, &layout).expect_err(&what.to_string());
+            assert_eq!(error.kind(), ErrorKind::Data, "{file}, {what}: {error}");
+            assert!(error.to_string().contains(file), "{what}: {error}");
+        };
+        // At every page and more; a manifest at every byte.
+        let every = if file == "state.json" { 1 } else { 64 };
+        for length in (0..good.len()).step_by(every) {
+            check(&good[..length], &format_args!("cut to {length}"));
+        }
+        for _ in 0..3400 {
+            let bit = rng.below(8 * good.len() as u64);
+            let mut flipped = good.clone();
+            flipped[(bit / 8) as usize] ^= 1 << (bit % 8);
+            check(&flipped, &format_args!("bit {bit}"));
+        }
+        let (found, refused) = checkpoints.newest(&layout, &config.fingerprint()).unwrap();
+        assert_eq!((found.unwrap().manifest.progress.step, refused.len()), (11, 1), "{file}");
+        fs::write(&path, &good).unwrap();
+        checkpoints.load(12, &layout).unwrap();
+    }
+}
+
+#[test]
+fn a_state_that_is_not_finite_is_never_saved() {
+    let directory = tempfile::tempdir().unwrap();
+    let (checkpoints, layout) = (Checkpoints::at(directory.path()), Layout::new(&config(1).model));
+    let zeros = vec![0.0; layout.len()];
+    let good = State { weights: zeros.clone(), first: zeros.clone(), second: zeros };
+    for (value, column) in [(f32::NAN, 0), (f32::INFINITY, 1), (f32::NEG_INFINITY, 2)] {
+        let mut bad = good.clone();
+        [&mut bad.weights, &mut bad.first, &mut bad.second][column][5] = value;
+        let error = checkpoints.save(&layout, &Progress::default(), 1, "", &bad).unwrap_err();
+        assert!(error.to_string().contains("bert.embedding.token.weight"), "{error}");
+        assert!(checkpoints.steps().unwrap().is_empty());
+    }
+}
+
+/// Nothing that a manifest says opens a file elsewhere.
+#[test]
+fn a_manifest_that_names_other_files_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = finished(directory.path());
+    let checkpoints = run_dir::checkpoints(directory.path());
+    let path = checkpoints.directory(12).join("state.json");
+    let good = fs::read_to_string(&path).unwrap();
+    fs::write(directory.path().join("victim"), "untouched").unwrap();
+    for name in ["../../victim", "/etc/passwd", "victim", "model.safetensors/../x"] {
+        let mut text = good.replace("\"model.safetensors\"", &format!("{name:?}"));
+        let digits = "{\n  \"checksum\": \"".len();
+        text.replace_range(digits..digits + 32, &"0".repeat(32));
+        let sum = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()));
+        text.replace_range(digits..digits + 32, &sum);
+        fs::write(&path, text).unwrap();
+        let error = checkpoints.load(12, &Layout::new(&config.model)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Data);
+        assert!(error.to_string().contains("names a file"), "{error}");
+    }
+}
+
+/// The clock went backwards: the newest by time is the oldest by step.
+#[test]
+fn checkpoints_are_ordered_by_step_and_never_by_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = finished(directory.path());
+    let checkpoints = run_dir::checkpoints(directory.path());
+    for step in checkpoints.steps().unwrap() {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000 - 1000 * step);
+        fs::File::open(checkpoints.directory(step)).unwrap().set_modified(time).unwrap();
+    }
+    let (found, _) = checkpoints.newest(&Layout::new(&config.model), &config.fingerprint()).unwrap();
+    assert_eq!(found.unwrap().manifest.progress.step, 12);
+    checkpoints.prune(2, None).unwrap();
+    assert_eq!(checkpoints.steps().unwrap(), [12, 11]);
+}
+
+#[test]
 fn no_whole_checkpoint_is_an_error_that_names_each() {
     let directory = tempfile::tempdir().unwrap();
     let config = finished(directory.path());
     let checkpoints = run_dir::checkpoints(directory.path());
-    for (_, path) in checkpoint::list(&checkpoints).unwrap() {
-        fs::write(path.join("state.json"), "{}").unwrap();
+    for step in checkpoints.steps().unwrap() {
+        fs::write(checkpoints.directory(step).join("state.json"), "{}").unwrap();
     }
     let layout = bertstream::model::Layout::new(&config.model);
-    let error = checkpoint::load_newest(&checkpoints, &layout, &config.fingerprint()).unwrap_err();
+    let error = checkpoints.newest(&layout, &config.fingerprint()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data);
     for step in 1..=12 {
         assert!(error.to_string().contains(&directory_name(step)), "{error}");
@@ -138,10 +226,10 @@ fn a_checkpoint_of_another_shape_or_configuration_is_refused() {
     let mut wider = config.model.clone();
     wider.vocab_size += 1;
     let layout = bertstream::model::Layout::new(&wider);
-    let error = checkpoint::load(&checkpoints.join(directory_name(12)), &layout).unwrap_err();
+    let error = checkpoints.load(12, &layout).unwrap_err();
     assert!(error.to_string().contains("bert.embedding.token.weight is F32 [9, 4]"), "{error}");
     let layout = bertstream::model::Layout::new(&config.model);
-    let error = checkpoint::load_newest(&checkpoints, &layout, "another").unwrap_err();
+    let error = checkpoints.newest(&layout, "another").unwrap_err();
     assert_eq!(error.kind().exit_code(), 78);
 }
 
@@ -155,7 +243,8 @@ fn the_tensors_of_a_checkpoint_are_those_of_its_architecture() {
         let weights = layout.initial_weights(1);
         let (first, second) = (vec![0.5; layout.len()], vec![0.25; layout.len()]);
         let state = State { weights, first, second };
-        let path = checkpoint::save(directory.path(), &layout, &Progress::default(), 1, "", &state).unwrap();
+        let checkpoints = Checkpoints::at(directory.path());
+        let path = checkpoints.save(&layout, &Progress::default(), 1, "", &state).unwrap();
         let bytes = fs::read(path.join("model.safetensors")).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let mut names = file.names();
@@ -163,7 +252,7 @@ fn the_tensors_of_a_checkpoint_are_those_of_its_architecture() {
         names.sort_unstable();
         expected.sort_unstable();
         assert_eq!(names, expected, "{arch:?}");
-        assert!(checkpoint::load(&path, &layout).unwrap().state == state, "{arch:?}");
+        assert!(checkpoints.load(0, &layout).unwrap().state == state, "{arch:?}");
     }
 }
 
@@ -300,13 +389,14 @@ fn pruning_keeps_the_newest_and_the_best_and_touches_nothing_else() {
     let victim = directory.path().join("victim");
     fs::create_dir(&victim).unwrap();
     fs::write(victim.join("precious"), "").unwrap();
-    std::os::unix::fs::symlink(&victim, checkpoints.join("step-00000000")).unwrap();
-    std::os::unix::fs::symlink(victim.join("precious"), checkpoints.join(directory_name(1)).join("link"))
-        .unwrap();
-    fs::create_dir(checkpoints.join("step-5")).unwrap();
-    checkpoint::prune(&checkpoints, 2, Some(4)).unwrap();
-    let mut left: Vec<_> =
-        fs::read_dir(&checkpoints).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    std::os::unix::fs::symlink(&victim, checkpoints.path().join("step-00000000")).unwrap();
+    std::os::unix::fs::symlink(victim.join("precious"), checkpoints.directory(1).join("link")).unwrap();
+    fs::create_dir(checkpoints.path().join("step-5")).unwrap();
+    checkpoints.prune(2, Some(4)).unwrap();
+    let mut left: Vec<_> = fs::read_dir(checkpoints.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     left.sort();
     let expected = ["step-00000000", "step-00000004", "step-00000011", "step-00000012", "step-5"];
     assert_eq!(left, expected);

@@ -1,10 +1,12 @@
 //! The loop: what it hands to the engine, what it records, when it evaluates, saves and stops.
 
 use std::fs;
+use std::path::Path;
 
+use bertstream::model::{Layout, State};
 use bertstream::sample::Cursor;
 use bertstream::train::checkpoint::Manifest;
-use bertstream::train::{Ending, Record, StepRecord, Stop, run_dir};
+use bertstream::train::{Ending, Record, RunConfig, Skips, StepRecord, Stop, run_dir};
 
 mod fake;
 use fake::{Script, batches, config, run};
@@ -138,8 +140,8 @@ fn the_test_corpus_is_measured_at_each_epoch_s_end_and_when_asked() {
         let best = left.progress.best.unwrap().step;
         assert_eq!(found.iter().rev().find(|e| e.1).unwrap().0, best);
         assert_eq!(Manifest::read(&directory.path().join("best/state.json")).unwrap().progress.step, best);
-        let kept = bertstream::train::checkpoint::list(&run_dir::checkpoints(directory.path())).unwrap();
-        assert!(kept.len() <= 2 && kept[0].0 == 12, "{kept:?}");
+        let kept = run_dir::checkpoints(directory.path()).steps().unwrap();
+        assert!(kept.len() <= 2 && kept[0] == 12, "{kept:?}");
     };
     check(None, &[4, 8, 12]);
     check(Some(3), &[3, 4, 6, 8, 9, 12]);
@@ -178,38 +180,201 @@ fn data_that_fails_ends_the_run_with_its_place_after_a_checkpoint() {
 }
 
 #[test]
-fn a_gradient_that_is_not_finite_is_skipped_and_counted_and_five_in_a_row_end_the_run() {
-    let directory = tempfile::tempdir().unwrap();
-    let script = Script { poisoned: vec![2, 3, 5], ..Script::default() };
-    let left = run(directory.path(), &config(1), &script);
-    assert_eq!(left.ending.unwrap(), Ending::Finished);
-    assert_eq!(left.progress.skipped_updates, 3);
-    assert!(left.state.weights.iter().all(|w| w.is_finite()));
-    let skipped: Vec<_> = left
-        .records
-        .iter()
-        .filter_map(|r| match r {
-            Record::SkippedUpdate { step, skipped_updates, .. } => Some((*step, *skipped_updates)),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(skipped, [(2, 1), (3, 2), (5, 3)]);
+fn what_is_not_finite_is_skipped_and_counted_and_changes_no_bit() {
+    let check = |script: Script| {
+        let directory = tempfile::tempdir().unwrap();
+        let left = run(directory.path(), &config(1), &script);
+        assert_eq!(left.ending.unwrap(), Ending::Finished);
+        assert_eq!((left.progress.skipped_updates, left.progress.left_out), (3, 0));
+        let skipped: Vec<_> = left
+            .records
+            .iter()
+            .filter_map(|r| match r {
+                Record::SkippedUpdate { step, skipped_updates, .. } => Some((*step, *skipped_updates)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(skipped, [(2, 1), (3, 2), (5, 3)]);
+        // The checkpoints, one a step: those of skipped steps hold what the one before held.
+        let checkpoints = run_dir::checkpoints(directory.path());
+        let layout = Layout::new(&config(1).model);
+        let states: Vec<State> = (1..=12).map(|s| checkpoints.load(s, &layout).unwrap().state).collect();
+        for (step, pair) in (2..).zip(states.windows(2)) {
+            assert_eq!(pair[0] == pair[1], [2, 3, 5].contains(&step), "step {step}");
+        }
+        assert!(states.iter().all(|state| state.weights.iter().all(|w| w.is_finite())));
+        left.state
+    };
+    let by_gradient = check(Script { poisoned: vec![2, 3, 5], ..Script::default() });
+    let by_loss = check(Script { lossless: vec![2, 3, 5], ..Script::default() });
+    assert!(by_gradient == by_loss);
+}
 
+#[test]
+fn a_run_that_diverged_goes_back_and_a_replay_of_it_does_the_same() {
+    let test = Some(batches(Cursor::default(), 1));
+    for (poisoned, save_every, to, step) in [
+        (vec![6, 7, 8, 9, 10], 3, 4, 10),
+        ((6..=10).collect(), 1, 5, 10),
+        // The checkpoint gone back to first was not good either.
+        ((3..=12).collect(), 1, 1, 12),
+    ] {
+        let diverged = tempfile::tempdir().unwrap();
+        let mut config = config(1);
+        config.runtime.save_every = Some(save_every);
+        let script = Script { poisoned, test: test.clone(), ..Script::default() };
+        let left = run(diverged.path(), &config, &script);
+        assert_eq!(left.ending.unwrap(), Ending::Finished);
+        assert_eq!((left.progress.step, left.progress.left_out), (12, step - to));
+        let went_back = left
+            .records
+            .iter()
+            .rev()
+            .find(|r| matches!(r, Record::RolledBack { .. }))
+            .expect("it is recorded");
+        assert_eq!(*went_back, Record::RolledBack { step, to });
+
+        // From its configuration: no value that is not finite comes up, and all is as it was.
+        let replayed = tempfile::tempdir().unwrap();
+        let recorded = RunConfig::read(&diverged.path().join("config.json")).unwrap();
+        assert_eq!(recorded.skip_steps, Skips::default().and(to + 1..step + 1));
+        assert_eq!(recorded.fingerprint(), config.fingerprint());
+        let again = run(replayed.path(), &recorded, &Script { test: test.clone(), ..Script::default() });
+        assert_eq!(again.progress, left.progress);
+        assert!(again.state == left.state);
+        assert!(again.records.iter().any(|r| *r == Record::LeftOut { step, from: to + 1 }));
+        for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+            let read = |dir: &Path| fs::read(dir.join(file)).unwrap();
+            assert!(read(replayed.path()) == read(diverged.path()), "{file}");
+        }
+    }
+}
+
+/// Killed behind the removal of what was learnt too much, and before the new checkpoint is there.
+#[test]
+fn a_run_that_was_killed_on_its_way_back_comes_to_the_same_end() {
+    let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let script = Script { poisoned: (6..=10).collect(), ..Script::default() };
+    let expected = run(whole.path(), &config(1), &script);
+    for recorded in [Skips::default(), Skips::default().and(6..11)] {
+        run(killed.path(), &config(1), &Script { stop_after: Some(9), ..script.clone() }).ending.unwrap();
+        run_dir::checkpoints(killed.path()).retract_behind(5).unwrap();
+        let config = RunConfig { skip_steps: recorded, ..config(1) };
+        let left = run(killed.path(), &config, &script);
+        assert_eq!(left.progress, expected.progress);
+        assert!(left.state == expected.state);
+        fs::remove_dir_all(killed.path()).unwrap();
+    }
+}
+
+#[test]
+fn a_run_with_nothing_to_go_back_to_ends_and_says_why() {
     let directory = tempfile::tempdir().unwrap();
-    let script = Script { poisoned: (3..=12).collect(), ..Script::default() };
-    let left = run(directory.path(), &config(1), &script);
-    assert!(left.ending.unwrap_err().to_string().contains("step 7: the gradient was not finite in 5 steps"));
+    let mut config = config(1);
+    config.runtime.save_every = None;
+    let script = Script { poisoned: (1..=12).collect(), ..Script::default() };
+    let error = run(directory.path(), &config, &script).ending.unwrap_err();
+    assert_eq!(error.kind().exit_code(), 65);
+    assert!(
+        error.to_string().contains("step 5: neither loss nor gradient were finite in 5 steps"),
+        "{error}"
+    );
+}
+
+#[test]
+fn steps_that_are_left_out_take_their_place_and_change_no_bit() {
+    for skips in
+        [Skips::default().and(3..5), Skips::default().and(1..3).and(12..20), Skips::default().and(4..9)]
+    {
+        let config = RunConfig { skip_steps: skips.clone(), ..config(1) };
+        let whole = tempfile::tempdir().unwrap();
+        let left = run(whole.path(), &config, &Script::default());
+        let steps: Vec<u64> = left.passes.iter().map(|pass| pass.step).collect();
+        let expected: Vec<u64> = (1..=12).filter(|&step| !skips.contains(step)).collect();
+        assert_eq!(steps, expected, "each in its own place in the schedule");
+        assert_eq!(left.progress.left_out, 12 - steps.len() as u64);
+        let unskipped = run(tempfile::tempdir().unwrap().path(), &fake::config(1), &Script::default());
+        assert_eq!(left.progress.digest, unskipped.progress.digest, "the stream is the same");
+        assert_eq!(left.progress.cursor, unskipped.progress.cursor);
+
+        // Stopped anywhere, the steps left out among them, it is the same run.
+        for stop in 0..12 {
+            let parts = tempfile::tempdir().unwrap();
+            run(parts.path(), &config, &Script { stop_after: Some(stop), ..Script::default() })
+                .ending
+                .unwrap();
+            let resumed = run(parts.path(), &config, &Script::default());
+            assert_eq!(resumed.progress, left.progress, "{stop}");
+            assert!(resumed.state == left.state, "{stop}");
+        }
+    }
+}
+
+#[test]
+fn what_is_left_out_may_change_for_steps_to_come_only() {
+    let of = |skips: Skips| RunConfig { skip_steps: skips, ..config(1) };
+    let (none, later) = (of(Skips::default()), of(Skips::default().and(8..10)));
+    assert_eq!(none.differences(&later), []);
+    none.accept_skips(&later, 7).unwrap();
+    for (stored, given) in [(&none, &later), (&later, &none)] {
+        let error = stored.accept_skips(given, 8).unwrap_err();
+        assert_eq!(error.kind().exit_code(), 78);
+        assert!(error.to_string().contains("step 8 is done"), "{error}");
+    }
+    later.accept_skips(&later, 20).unwrap();
+}
+
+#[test]
+fn a_device_without_memory_gets_fewer_rows_at_once_and_the_same_steps() {
+    let smaller = |left: &fake::Left| -> Vec<_> {
+        let told = |r: &Record| match r {
+            Record::SmallerPasses { step, rows } => Some((*step, *rows)),
+            _ => None,
+        };
+        left.records.iter().filter_map(told).collect()
+    };
+    let check = |script: Script| run(tempfile::tempdir().unwrap().path(), &config(3), &script);
+    let mut probe = batches(Cursor::default(), 1).remove(0);
+    probe.rows = 8;
+    probe.ids = probe.ids.repeat(4);
+    probe.segments = probe.segments.repeat(4);
+    probe.lengths = vec![4; 8];
+    probe.pairs = probe.pairs.repeat(4);
+    probe.corruptions = vec![];
+    probe.origins = vec![];
+    let met = check(Script { room: Some(1), ..Script::default() });
+    let probed = check(Script { room: Some(1), probe: Some(probe.clone()), ..Script::default() });
+    assert_eq!((smaller(&met), smaller(&probed)), (vec![(0, 1)], vec![(0, 4), (0, 2), (0, 1)]));
+    assert!(met.state == probed.state, "nothing of the passes that failed is left in the gradients");
+    assert_eq!(met.progress, probed.progress);
+    // Rows of the whole step are numbered through, and its sums are those of the whole.
+    let of_step_1: Vec<_> = met
+        .passes
+        .iter()
+        .filter(|p| p.step == 1)
+        .map(|p| (p.first_row, p.masked_in_step, p.pairs_in_step))
+        .collect();
+    assert_eq!(of_step_1, (0..6).map(|row| (row, 3, 6)).collect::<Vec<_>>());
+
+    let roomy = check(Script { room: Some(8), probe: Some(probe), ..Script::default() });
+    let plain = check(Script::default());
+    assert!(roomy.state == plain.state && smaller(&roomy).is_empty(), "the probe leaves no trace");
+    assert_eq!(roomy.progress.digest, met.progress.digest);
+
+    let error = check(Script { room: Some(0), ..Script::default() }).ending.unwrap_err();
+    assert_eq!(error.kind().exit_code(), 2);
+    assert!(error.to_string().contains("a single row"), "{error}");
 }
 
 #[test]
 fn a_checkpoint_that_cannot_be_written_does_not_end_the_training() {
     let directory = tempfile::tempdir().unwrap();
     let checkpoints = run_dir::checkpoints(directory.path());
-    fs::create_dir_all(&checkpoints).unwrap();
-    fs::write(checkpoints.join("step-00000005"), "in the way").unwrap();
+    fs::create_dir_all(checkpoints.path()).unwrap();
+    fs::write(checkpoints.path().join("step-00000005"), "in the way").unwrap();
     let left = run(directory.path(), &config(1), &Script::default());
     assert_eq!(left.ending.unwrap(), Ending::Finished);
-    assert_eq!(fs::read(checkpoints.join("step-00000005")).unwrap(), b"in the way");
+    assert_eq!(fs::read(checkpoints.path().join("step-00000005")).unwrap(), b"in the way");
     let failed: Vec<_> =
         left.records.iter().filter(|r| matches!(r, Record::CheckpointFailed { step: 5, .. })).collect();
     assert_eq!(failed.len(), 1, "and it is told");

@@ -16,7 +16,6 @@ use crate::collate::{BatchDigest, HostBatch};
 use crate::corpus::{Corpus, CorpusConfig, Sources};
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, show};
-use crate::train::checkpoint::{self, Manifest, STATE};
 use crate::train::metrics;
 use crate::train::run_dir::{self, METRICS};
 use crate::vocab::Tokenizer;
@@ -140,8 +139,7 @@ struct Recorded {
 
 impl Recorded {
     fn of(run: &Path) -> Result<Self> {
-        let checkpoints =
-            checkpoint::list(&run_dir::checkpoints(run))?.iter().map(|&(step, _)| step).collect();
+        let checkpoints = run_dir::checkpoints(run).steps()?.into_iter().collect();
         Ok(Self { metrics: metrics::recorded_digests(&run.join(METRICS))?, checkpoints })
     }
 
@@ -177,10 +175,7 @@ impl Recorded {
     fn verify(&self, run: &Path, step: u64, digest: &BatchDigest) -> Result<()> {
         let recorded = match self.metrics.get(&step) {
             Some(recorded) => recorded.clone(),
-            None => {
-                let path = run_dir::checkpoints(run).join(checkpoint::directory_name(step)).join(STATE);
-                Manifest::read(&path)?.progress.digest.to_string()
-            }
+            None => run_dir::checkpoints(run).manifest(step)?.progress.digest.to_string(),
         };
         if recorded != digest.to_string() {
             return Err(Error::mismatch(format!(

@@ -7,7 +7,6 @@ use crate::collate::{BatchDigest, HostBatch, PadTo};
 use crate::corpus::{Corpus, Shape, Sources};
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, positions};
-use crate::train::checkpoint::{self, Manifest, STATE};
 use crate::train::config::hex;
 use crate::train::{RunConfig, run_dir, start_of_step};
 use crate::vocab::Tokenizer;
@@ -41,9 +40,10 @@ pub fn nearest(run: &Path, config: &RunConfig, corpus: &dyn Corpus, step: u64) -
         let per_step = (config.collate.batch_size * config.accumulate) as u64;
         return Ok((step, start_of_step(step, positions(corpus), per_step)));
     }
-    for (saved, path) in checkpoint::list(&run_dir::checkpoints(run))? {
+    let checkpoints = run_dir::checkpoints(run);
+    for saved in checkpoints.steps()? {
         if saved < step
-            && let Ok(manifest) = Manifest::read(&path.join(STATE))
+            && let Ok(manifest) = checkpoints.manifest(saved)
         {
             return Ok((saved + 1, manifest.progress.cursor));
         }
@@ -84,7 +84,7 @@ pub fn at_once(
     reached: u64,
     most: u64,
 ) -> Result<Vec<u64>> {
-    let after = checkpoint::list(&run_dir::checkpoints(run))?.into_iter().map(|(step, _)| step + 1);
+    let after = run_dir::checkpoints(run).steps()?.into_iter().map(|step| step + 1);
     let spread = (0..most).map(|i| 1 + i * reached.saturating_sub(1) / most.saturating_sub(1).max(1));
     let mut found = Vec::new();
     for step in after.chain(spread).filter(|&step| step <= reached) {

@@ -11,6 +11,7 @@ pub mod file;
 mod pack;
 mod pad;
 mod rows;
+mod split;
 
 pub use digest::BatchDigest;
 pub use pack::Packed;

@@ -2,8 +2,7 @@
 //!
 //! `state.json` is written last and is the manifest: it holds where the run stands, and length and hash
 //! of the other files. A directory without a manifest that agrees with its files is not a checkpoint.
-//! Everything is written into a temporary directory that is synced and renamed, so a kill at any moment
-//! leaves a whole checkpoint or none.
+//! It is made by [`commit::directory`], so a kill at any moment leaves a whole checkpoint or none.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,9 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::config::FORMAT;
 use super::tensors::{self, FileSum, Targets, Tensor};
 use crate::collate::BatchDigest;
-use crate::model::{Layout, State, sinusoids};
+use crate::durable::commit::{self, NewDirectory};
+use crate::durable::{self, Disk, Kind, Os};
+use crate::model::{Layout, Parameter, State, sinusoids};
 use crate::sample::Cursor;
-use crate::{Error, ErrorKind, Result, durable};
+use crate::{Error, ErrorKind, Result};
 
 pub const MODEL: &str = "model.safetensors";
 pub const OPTIMIZER: &str = "optimizer.safetensors";
@@ -40,10 +41,17 @@ pub struct Progress {
     pub skipped_updates: u64,
     /// How many of them the last steps were, without a break.
     pub skipped_in_a_row: u64,
+    /// Steps whose batches were left out of the training.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// Step of the last finished evaluation.
     pub evaluated: u64,
     /// The evaluation with the lowest loss.
     pub best: Option<Best>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// The best evaluation so far.
@@ -86,10 +94,14 @@ impl Manifest {
     /// Reads and verifies a manifest; not the files that it names.
     ///
     /// # Errors
-    /// [`ErrorKind::Data`] where its text was changed or cut, [`ErrorKind::Mismatch`] where another
-    /// version wrote it.
+    /// [`ErrorKind::Data`] where its text was changed or cut, or names other files than a checkpoint has;
+    /// [`ErrorKind::Mismatch`] where another version wrote it.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = durable::read_at_most(path, MOST_OF_A_MANIFEST)?;
+        Self::read_on(&Os, path)
+    }
+
+    fn read_on(disk: &dyn Disk, path: &Path) -> Result<Self> {
+        let bytes = durable::read_at_most_on(disk, path, MOST_OF_A_MANIFEST)?;
         let damaged = || Error::data(format!("{}: damaged: its checksum does not hold", path.display()));
         let from = CHECKSUM_PREFIX.len();
         let digits = from..from + CHECKSUM_DIGITS;
@@ -109,7 +121,11 @@ impl Manifest {
                 manifest.format
             )));
         }
-        Ok(manifest)
+        // Whatever a manifest says, nothing outside its own directory is ever opened for it.
+        match manifest.files.keys().find(|name| ![MODEL, OPTIMIZER].contains(&name.as_str())) {
+            Some(name) => Err(Error::data(format!("{}: names a file {name:?}", path.display()))),
+            None => Ok(manifest),
+        }
     }
 }
 
@@ -145,95 +161,236 @@ fn position_shape(layout: &Layout) -> Option<[usize; 3]> {
 /// Most bytes of a manifest, which names three files.
 const MOST_OF_A_MANIFEST: u64 = 1 << 20;
 
-/// Writes the checkpoint of `progress.step` into `checkpoints` and gives its directory.
-///
-/// A directory that is there under this name was refused when the run was resumed (else the run would
-/// stand behind it), and is replaced.
-pub fn save(
-    checkpoints: &Path,
-    layout: &Layout,
-    progress: &Progress,
-    seed: u64,
-    configuration: &str,
-    state: &State,
-) -> Result<PathBuf> {
-    let path = checkpoints.join(directory_name(progress.step));
-    remove(&path)?;
-    durable::write_dir(&path, |dir| {
-        let shape = position_shape(layout);
-        let positions = shape.map_or_else(Vec::new, |[.., hidden]| sinusoids(POSITIONS, hidden));
-        let mut model = tensors_of(layout, "", &state.weights);
-        model.extend(shape.map(|shape| Tensor {
-            name: POSITION_BUFFER.to_owned(),
-            shape: shape.to_vec(),
-            values: &positions,
-        }));
-        let mut moments = tensors_of(layout, "first.", &state.first);
-        moments.extend(tensors_of(layout, "second.", &state.second));
-        let files = BTreeMap::from([
-            (MODEL.to_owned(), tensors::write(&dir.join(MODEL), &model)?),
-            (OPTIMIZER.to_owned(), tensors::write(&dir.join(OPTIMIZER), &moments)?),
-        ]);
-        let manifest = Manifest {
-            checksum: String::new(),
-            format: FORMAT,
-            progress: progress.clone(),
-            seed,
-            configuration: configuration.to_owned(),
-            files,
-        };
-        let path = dir.join(STATE);
-        std::fs::write(&path, manifest.to_text()).map_err(|e| Error::writing(&path, e))
-    })?;
-    Ok(path)
+/// The checkpoints of a run: a directory with one directory each.
+#[derive(Clone, Debug)]
+pub struct Checkpoints<'d> {
+    disk: &'d dyn Disk,
+    path: PathBuf,
 }
 
-/// Replaces what the checkpoint of `progress.step` says of where the run stands; its weights stay.
-pub fn amend(checkpoints: &Path, progress: &Progress) -> Result<()> {
-    let path = checkpoints.join(directory_name(progress.step)).join(STATE);
-    let manifest = Manifest { progress: progress.clone(), ..Manifest::read(&path)? };
-    durable::write_file(&path, manifest.to_text().as_bytes())
+impl Checkpoints<'static> {
+    /// Those in directory `path`.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self::on(&Os, path)
+    }
+}
+
+impl<'d> Checkpoints<'d> {
+    /// Those in directory `path` of a disk.
+    pub fn on(disk: &'d dyn Disk, path: impl Into<PathBuf>) -> Self {
+        Self { disk, path: path.into() }
+    }
+
+    /// The directory in which they lie.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of the checkpoint of a step, whether it is there or not.
+    pub fn directory(&self, step: u64) -> PathBuf {
+        self.path.join(directory_name(step))
+    }
+
+    /// Writes the checkpoint of `progress.step` and gives its directory.
+    ///
+    /// A directory that is there under this name was refused when the run was resumed (else the run would
+    /// stand behind it), or was never reported as saved; it is replaced.
+    ///
+    /// # Errors
+    /// As [`commit::directory`]; [`ErrorKind::Data`] where a value of the state is not finite: what cannot be gone on
+    /// with is not kept in place of what can.
+    pub fn save(
+        &self,
+        layout: &Layout,
+        progress: &Progress,
+        seed: u64,
+        configuration: &str,
+        state: &State,
+    ) -> Result<PathBuf> {
+        let path = self.directory(progress.step);
+        check_finite(&path, layout, state)?;
+        let fill = |new: &NewDirectory<'_>| {
+            let shape = position_shape(layout);
+            let positions = shape.map_or_else(Vec::new, |[.., hidden]| sinusoids(POSITIONS, hidden));
+            let mut model = tensors_of(layout, "", &state.weights);
+            model.extend(shape.map(|shape| Tensor {
+                name: POSITION_BUFFER.to_owned(),
+                shape: shape.to_vec(),
+                values: &positions,
+            }));
+            let mut moments = tensors_of(layout, "first.", &state.first);
+            moments.extend(tensors_of(layout, "second.", &state.second));
+            let mut files = BTreeMap::new();
+            for (name, tensors) in [(MODEL, &model), (OPTIMIZER, &moments)] {
+                let told = path.join(name);
+                new.file(name, Some(tensors::size(&told, tensors)?), |out| {
+                    files.insert(name.to_owned(), tensors::write(out, &told, tensors)?);
+                    Ok(())
+                })?;
+            }
+            let manifest = Manifest {
+                checksum: String::new(),
+                format: FORMAT,
+                progress: progress.clone(),
+                seed,
+                configuration: configuration.to_owned(),
+                files,
+            };
+            new.write(STATE, manifest.to_text().as_bytes())
+        };
+        match self.is_there(&path)? {
+            true => commit::directory_over(self.disk, &path, fill)?,
+            false => commit::directory(self.disk, &path, fill)?,
+        }
+        Ok(path)
+    }
+
+    /// Replaces what the checkpoint of `progress.step` says of where the run stands; its weights stay.
+    pub fn amend(&self, progress: &Progress) -> Result<()> {
+        let manifest = Manifest { progress: progress.clone(), ..self.manifest(progress.step)? };
+        let path = self.directory(progress.step).join(STATE);
+        durable::write_file_on(self.disk, &path, manifest.to_text().as_bytes())
+    }
+
+    /// What the checkpoint of a step says of itself.
+    ///
+    /// # Errors
+    /// Those of [`Manifest::read`].
+    pub fn manifest(&self, step: u64) -> Result<Manifest> {
+        Manifest::read_on(self.disk, &self.directory(step).join(STATE))
+    }
+
+    /// Reads the checkpoint of a step, every length, hash, name and shape checked.
+    pub fn load(&self, step: u64, layout: &Layout) -> Result<Checkpoint> {
+        let directory = self.directory(step);
+        let manifest = self.manifest(step)?;
+        let read = |name: &str| -> Result<(PathBuf, Vec<u8>)> {
+            let path = directory.join(name);
+            let sum = manifest
+                .files
+                .get(name)
+                .ok_or_else(|| Error::data(format!("{}: the manifest does not name it", path.display())))?;
+            let bytes = tensors::read_summed(self.disk, &path, sum)?;
+            Ok((path, bytes))
+        };
+        let mut state = State {
+            weights: vec![0.0; layout.len()],
+            first: vec![0.0; layout.len()],
+            second: vec![0.0; layout.len()],
+        };
+        let (model, bytes) = read(MODEL)?;
+        let shape = position_shape(layout);
+        let mut positions = vec![0.0; shape.map_or(0, |shape| shape.iter().product())];
+        let mut targets = targets_of(layout, "", &mut state.weights);
+        if let Some(shape) = shape {
+            targets.insert(POSITION_BUFFER.to_owned(), (shape.to_vec(), &mut positions));
+        }
+        tensors::fill(&model, &bytes, targets)?;
+        let (optimizer, bytes) = read(OPTIMIZER)?;
+        let mut targets = targets_of(layout, "first.", &mut state.first);
+        targets.extend(targets_of(layout, "second.", &mut state.second));
+        tensors::fill(&optimizer, &bytes, targets)?;
+        Ok(Checkpoint { manifest, state })
+    }
+
+    /// Their steps, newest first: real directories under a checkpoint's name, nothing that a symlink leads to.
+    /// Steps order them, never times: clocks go backwards.
+    pub fn steps(&self) -> Result<Vec<u64>> {
+        let entries = match self.disk.entries(&self.path) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::reading(&self.path, e)),
+        };
+        let directories = entries.iter().filter(|(_, kind)| *kind == Kind::Directory);
+        let mut steps: Vec<u64> = directories.filter_map(|(name, _)| step_of_name(name.to_str()?)).collect();
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(steps)
+    }
+
+    /// The newest checkpoint that is whole, and why each newer one was refused.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Data`] where there are checkpoints and none is whole; [`ErrorKind::Mismatch`] where one
+    /// belongs to another configuration.
+    pub fn newest(&self, layout: &Layout, configuration: &str) -> Result<(Option<Checkpoint>, Vec<Error>)> {
+        let mut refused = Vec::new();
+        for step in self.steps()? {
+            let path = self.directory(step);
+            match self.load(step, layout) {
+                Ok(found) if found.manifest.configuration != configuration => {
+                    return Err(Error::mismatch(format!(
+                        "checkpoint {}: made under configuration {}, config.json is {configuration}: one of \
+                         them was replaced",
+                        path.display(),
+                        found.manifest.configuration
+                    )));
+                }
+                Ok(found) => return Ok((Some(found), refused)),
+                Err(error) => refused.push(error.context(format!("checkpoint {}", path.display()))),
+            }
+        }
+        if refused.is_empty() {
+            return Ok((None, refused));
+        }
+        let reasons: Vec<String> = refused.iter().map(Error::to_string).collect();
+        Err(Error::new(
+            ErrorKind::Data,
+            format!("no checkpoint in {} is whole: {}", self.path.display(), reasons.join("; ")),
+        ))
+    }
+
+    /// Removes all but the newest `keep` (at least one) and the one of step `best`.
+    pub fn prune(&self, keep: usize, best: Option<u64>) -> Result<()> {
+        let old = self.steps()?.into_iter().skip(keep.max(1)).filter(|step| Some(*step) != best);
+        old.into_iter().try_for_each(|step| commit::retract(self.disk, &self.directory(step)))
+    }
+
+    /// Removes those of steps behind `step`, newest first.
+    pub fn retract_behind(&self, step: u64) -> Result<()> {
+        let newer = self.steps()?.into_iter().take_while(|newer| *newer > step);
+        newer.into_iter().try_for_each(|newer| commit::retract(self.disk, &self.directory(newer)))
+    }
+
+    /// Whether a checkpoint's directory is at `path`; refuses anything else.
+    fn is_there(&self, path: &Path) -> Result<bool> {
+        match self.disk.kind(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::writing(path, e)),
+            Ok(Kind::Directory) => Ok(true),
+            Ok(_) => Err(Error::new(
+                ErrorKind::CannotCreate,
+                format!(
+                    "checkpoint {}: something else is there under this name; move it away",
+                    path.display()
+                ),
+            )),
+        }
+    }
+}
+
+/// Refuses a state with a value that is not finite, by the name of its tensor.
+fn check_finite(path: &Path, layout: &Layout, state: &State) -> Result<()> {
+    for (prefix, column) in [("", &state.weights), ("first.", &state.first), ("second.", &state.second)] {
+        if column.iter().all(|value| value.is_finite()) {
+            continue;
+        }
+        let bad = |p: &&Parameter| column[p.range.clone()].iter().any(|value| !value.is_finite());
+        let name = layout.parameters().iter().find(bad).map_or("", |p| &p.name);
+        return Err(Error::data(format!(
+            "checkpoint {}: tensor {prefix}{name} holds values that are not finite; the checkpoint before is kept",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 fn tensors_of<'t>(layout: &Layout, prefix: &str, column: &'t [f32]) -> Vec<Tensor<'t>> {
-    let tensor = |p: &crate::model::Parameter| Tensor {
+    let tensor = |p: &Parameter| Tensor {
         name: format!("{prefix}{}", p.name),
         shape: p.shape.clone(),
         values: &column[p.range.clone()],
     };
     layout.parameters().iter().map(tensor).collect()
-}
-
-/// Reads the checkpoint in directory `path`, every length, hash, name and shape checked.
-pub fn load(path: &Path, layout: &Layout) -> Result<Checkpoint> {
-    let manifest = Manifest::read(&path.join(STATE))?;
-    let read = |name: &str| -> Result<(PathBuf, Vec<u8>)> {
-        let path = path.join(name);
-        let sum = manifest
-            .files
-            .get(name)
-            .ok_or_else(|| Error::data(format!("{}: the manifest does not name it", path.display())))?;
-        let bytes = tensors::read_summed(&path, sum)?;
-        Ok((path, bytes))
-    };
-    let mut state = State {
-        weights: vec![0.0; layout.len()],
-        first: vec![0.0; layout.len()],
-        second: vec![0.0; layout.len()],
-    };
-    let (model, bytes) = read(MODEL)?;
-    let shape = position_shape(layout);
-    let mut positions = vec![0.0; shape.map_or(0, |shape| shape.iter().product())];
-    let mut targets = targets_of(layout, "", &mut state.weights);
-    if let Some(shape) = shape {
-        targets.insert(POSITION_BUFFER.to_owned(), (shape.to_vec(), &mut positions));
-    }
-    tensors::fill(&model, &bytes, targets)?;
-    let (optimizer, bytes) = read(OPTIMIZER)?;
-    let mut targets = targets_of(layout, "first.", &mut state.first);
-    targets.extend(targets_of(layout, "second.", &mut state.second));
-    tensors::fill(&optimizer, &bytes, targets)?;
-    Ok(Checkpoint { manifest, state })
 }
 
 /// Splits a flat column into the places of its parameters, which lie in it without a gap.
@@ -245,97 +402,6 @@ fn targets_of<'t>(layout: &Layout, prefix: &str, mut column: &'t mut [f32]) -> T
         column = rest;
     }
     targets
-}
-
-/// The directories of checkpoints, newest first: real directories under a checkpoint's name, nothing
-/// that a symlink leads to. Steps order them, never times: clocks go backwards.
-pub fn list(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let entries = match std::fs::read_dir(checkpoints) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::reading(checkpoints, e)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|e| Error::reading(checkpoints, e))?;
-        // The file type of an entry is its own, not that of a symlink's target.
-        let is_directory = entry.file_type().map_err(|e| Error::reading(&entry.path(), e))?.is_dir();
-        if let (true, Some(step)) = (is_directory, entry.file_name().to_str().and_then(step_of_name)) {
-            found.push((step, entry.path()));
-        }
-    }
-    found.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(found)
-}
-
-/// The newest checkpoint that is whole, and why each newer one was refused.
-///
-/// # Errors
-/// [`ErrorKind::Data`] where there are checkpoints and none is whole; [`ErrorKind::Mismatch`] where one
-/// belongs to another configuration.
-pub fn load_newest(
-    checkpoints: &Path,
-    layout: &Layout,
-    configuration: &str,
-) -> Result<(Option<Checkpoint>, Vec<Error>)> {
-    let mut refused = Vec::new();
-    for (_, path) in list(checkpoints)? {
-        match load(&path, layout) {
-            Ok(found) if found.manifest.configuration != configuration => {
-                return Err(Error::mismatch(format!(
-                    "checkpoint {}: made under configuration {}, config.json is {configuration}: one of \
-                     them was replaced",
-                    path.display(),
-                    found.manifest.configuration
-                )));
-            }
-            Ok(found) => return Ok((Some(found), refused)),
-            Err(error) => refused.push(error.context(format!("checkpoint {}", path.display()))),
-        }
-    }
-    if refused.is_empty() {
-        return Ok((None, refused));
-    }
-    let reasons: Vec<String> = refused.iter().map(Error::to_string).collect();
-    Err(Error::new(
-        ErrorKind::Data,
-        format!("no checkpoint in {} is whole: {}", checkpoints.display(), reasons.join("; ")),
-    ))
-}
-
-/// Removes all checkpoints but the newest `keep` (at least one) and the one of step `best`.
-pub fn prune(checkpoints: &Path, keep: usize, best: Option<u64>) -> Result<()> {
-    for (step, path) in list(checkpoints)?.into_iter().skip(keep.max(1)) {
-        if Some(step) != best {
-            remove(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes a checkpoint's directory, manifest first: cut short, what is left is no checkpoint. Symlinks
-/// are removed, not followed.
-fn remove(path: &Path) -> Result<()> {
-    let failed = |e| Error::writing(path, e);
-    match std::fs::symlink_metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed(e)),
-        Ok(metadata) if !metadata.is_dir() => {
-            return Err(Error::new(
-                ErrorKind::CannotCreate,
-                format!(
-                    "checkpoint {}: something else is there under this name; move it away",
-                    path.display()
-                ),
-            ));
-        }
-        Ok(_) => {}
-    }
-    match std::fs::remove_file(path.join(STATE)) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
-    }
-    std::fs::remove_dir_all(path).map_err(failed)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::engine::Compute;
 use super::schedule::Schedule;
+use super::skips::Skips;
 use super::steps::{Epoch, Length};
 use crate::collate::CollateConfig;
 use crate::corpus::Sources;
@@ -40,6 +41,9 @@ pub struct RunConfig {
     #[serde(flatten)]
     pub compute: Compute,
     pub length: Length,
+    /// Steps whose batches are left out.
+    #[serde(default, skip_serializing_if = "Skips::is_empty")]
+    pub skip_steps: Skips,
     pub runtime: Runtime,
 }
 
@@ -102,7 +106,7 @@ pub struct Difference {
 
 /// Fields that may differ on resume, as dotted prefixes without places in lists. The paths may: content is
 /// held by fingerprints.
-const FREE: [&str; 11] = [
+const FREE: [&str; 12] = [
     "data.corpus.path",
     "data.corpus.io",
     "data.corpus.index_dir",
@@ -114,6 +118,8 @@ const FREE: [&str; 11] = [
     "init_from.directory",
     "length",
     "runtime",
+    // Of steps to come only, which is held by `RunConfig::accept_skips`.
+    "skip_steps",
 ];
 
 impl RunConfig {
@@ -172,6 +178,18 @@ impl RunConfig {
                 listed.join("; ")
             ),
         ))
+    }
+
+    /// Refuses to leave out other steps than before of those up to `step`, which are done.
+    pub fn accept_skips(&self, given: &Self, step: u64) -> Result<()> {
+        match self.skip_steps.first_difference(&given.skip_steps) {
+            Some(first) if first <= step => Err(Error::mismatch(format!(
+                "--skip-steps: step {first} is done, the run stands at step {step}: remove the checkpoints behind step \
+                 {} to go back there, or leave out later steps",
+                first - 1
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Identifies what a checkpoint belongs to: 16 hexadecimal digits over all fields that must not

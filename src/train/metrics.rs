@@ -32,6 +32,22 @@ pub enum Record {
         step: u64,
         path: PathBuf,
     },
+    /// The training had diverged: it went back to what had been learnt up to step `to`, and goes on behind `step`.
+    RolledBack {
+        step: u64,
+        to: u64,
+    },
+    /// The batches of steps `from` to `step` were left out.
+    LeftOut {
+        step: u64,
+        from: u64,
+    },
+    /// The device has not the memory for more rows at once; steps are the same, in more passes.
+    SmallerPasses {
+        step: u64,
+        /// Rows of a pass from here on.
+        rows: usize,
+    },
     /// A checkpoint could not be written; training went on.
     CheckpointFailed {
         step: u64,
@@ -218,4 +234,20 @@ pub fn recorded_digests(path: &Path) -> Result<BTreeMap<u64, String>> {
             _ => None,
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_costs_records_and_nothing_else() {
+        let path = PathBuf::from("/dev/full");
+        let mut metrics =
+            MetricsFile { file: File::options().write(true).open(&path).unwrap(), path, failed: false };
+        for step in 1..4 {
+            metrics.recorded(&Record::LeftOut { step, from: 1 });
+        }
+        assert!(metrics.failed);
+    }
 }

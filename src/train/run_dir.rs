@@ -5,10 +5,11 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint;
+use super::checkpoint::{self, Checkpoints};
 use super::config::RunConfig;
+use crate::durable::{self, Disk, Kind, Os, commit};
 use crate::vocab::{SUBWORDS_FILE, WORDS_FILE};
-use crate::{Error, ErrorKind, Result, durable};
+use crate::{Error, ErrorKind, Result};
 
 pub const CONFIG: &str = "config.json";
 pub const METRICS: &str = "metrics.jsonl";
@@ -21,6 +22,8 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// Where everything but the lock is written.
+    disk: &'static dyn Disk,
     /// Holds the lock; the kernel releases it with the process, however that ends.
     lock: File,
 }
@@ -101,13 +104,19 @@ impl RunDir {
         file.set_len(0).map_err(failed)?;
         file.rewind().map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        let run = Self { path: path.to_owned(), lock: file };
-        make_directory(&run.checkpoints())?;
+        let run = Self { path: path.to_owned(), disk: &Os, lock: file };
+        make_directory(run.checkpoints().path())?;
         // What a killed predecessor left half written.
-        for directory in [path, &run.checkpoints()] {
+        for directory in [path, run.checkpoints().path()] {
             durable::clean_temporaries(directory)?;
         }
         Ok(run)
+    }
+
+    /// The same run, written through another disk from now on.
+    pub fn through(mut self, disk: &'static dyn Disk) -> Self {
+        self.disk = disk;
+        self
     }
 
     /// The directory itself.
@@ -120,54 +129,45 @@ impl RunDir {
         self.path.join(name)
     }
 
-    /// Where checkpoints lie.
-    pub fn checkpoints(&self) -> PathBuf {
-        checkpoints(&self.path)
+    /// Its checkpoints.
+    pub fn checkpoints(&self) -> Checkpoints<'static> {
+        Checkpoints::on(self.disk, self.path.join(CHECKPOINTS))
     }
 
     /// Writes `config.json`. For a new run the last file before the first step: with it, the directory
     /// holds a run.
     pub fn write_config(&self, config: &RunConfig) -> Result<()> {
-        durable::write_file(&self.file(CONFIG), config.to_json().as_bytes())
+        durable::write_file_on(self.disk, &self.file(CONFIG), config.to_json().as_bytes())
     }
 
     /// Points `latest`, `best` and the files at the top to the checkpoints of these steps. Each link is
     /// switched by a rename, so that it leads to the old or to the new checkpoint at any moment.
     pub fn publish(&self, latest: u64, best: Option<u64>) -> Result<()> {
-        let target = |step| Path::new(CHECKPOINTS).join(checkpoint::directory_name(step));
-        self.link("latest", &target(latest))?;
-        if let Some(best) = best {
-            self.link("best", &target(best))?;
-        }
-        for name in [checkpoint::MODEL, checkpoint::OPTIMIZER, checkpoint::STATE] {
-            self.link(name, &Path::new("latest").join(name))?;
-        }
-        durable::sync_dir(&self.path)
+        publish(self.disk, &self.path, latest, best)
     }
+}
 
-    fn link(&self, name: &str, target: &Path) -> Result<()> {
-        let path = self.file(name);
-        match std::fs::symlink_metadata(&path) {
-            Ok(metadata) if !metadata.is_symlink() => {
-                return Err(Error::new(
-                    ErrorKind::CannotCreate,
-                    format!(
-                        "{}: a link goes here, but something else is there; move it away",
-                        path.display()
-                    ),
-                ));
-            }
-            Ok(_) if std::fs::read_link(&path).is_ok_and(|old| old == target) => return Ok(()),
-            _ => {}
-        }
-        let temporary = self.file(&format!(".{name}.link"));
-        // Left by a kill between the two calls below.
-        match std::fs::remove_file(&temporary) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::writing(&temporary, e)),
-            _ => {}
-        }
-        std::os::unix::fs::symlink(target, &temporary).map_err(|e| Error::writing(&temporary, e))?;
-        std::fs::rename(&temporary, &path).map_err(|e| Error::writing(&path, e))
+/// [`RunDir::publish`] for the run in directory `run` of a disk.
+pub fn publish(disk: &dyn Disk, run: &Path, latest: u64, best: Option<u64>) -> Result<()> {
+    let target = |step| Path::new(CHECKPOINTS).join(checkpoint::directory_name(step));
+    link(disk, &run.join("latest"), &target(latest))?;
+    if let Some(best) = best {
+        link(disk, &run.join("best"), &target(best))?;
+    }
+    for name in [checkpoint::MODEL, checkpoint::OPTIMIZER, checkpoint::STATE] {
+        link(disk, &run.join(name), &Path::new("latest").join(name))?;
+    }
+    disk.sync_dir(run).map_err(|e| Error::writing(run, e))
+}
+
+fn link(disk: &dyn Disk, path: &Path, target: &Path) -> Result<()> {
+    match disk.kind(path) {
+        Ok(Kind::Link) if disk.read_link(path).is_ok_and(|old| old == target) => Ok(()),
+        Ok(Kind::Link) | Err(_) => commit::link(disk, path, target),
+        Ok(_) => Err(Error::new(
+            ErrorKind::CannotCreate,
+            format!("{}: a link goes here, but something else is there; move it away", path.display()),
+        )),
     }
 }
 
@@ -177,9 +177,9 @@ pub fn vocabulary(run: &Path) -> PathBuf {
     if subwords.exists() { subwords } else { run.join(WORDS_FILE) }
 }
 
-/// Where the checkpoints of the run in `run` lie.
-pub fn checkpoints(run: &Path) -> PathBuf {
-    run.join(CHECKPOINTS)
+/// The checkpoints of the run in `run`.
+pub fn checkpoints(run: &Path) -> Checkpoints<'static> {
+    Checkpoints::at(run.join(CHECKPOINTS))
 }
 
 /// Which checkpoint of a run is meant.
@@ -207,7 +207,7 @@ impl std::str::FromStr for Which {
 /// Reads a checkpoint of the run in `run` for use, without taking the directory.
 ///
 /// # Errors
-/// [`ErrorKind::MissingInput`] where there is no such checkpoint; else those of [`checkpoint::load`].
+/// [`ErrorKind::MissingInput`] where there is no such checkpoint; else those of [`Checkpoints::load`].
 pub fn load(
     run: &Path,
     config: &RunConfig,
@@ -215,9 +215,9 @@ pub fn load(
     which: Which,
 ) -> Result<checkpoint::Checkpoint> {
     let missing = |what: String| Error::new(ErrorKind::MissingInput, format!("{}: {what}", run.display()));
-    let directory = match which {
+    let step = match which {
         Which::Latest => {
-            let (found, refused) = checkpoint::load_newest(&checkpoints(run), layout, &config.fingerprint())?;
+            let (found, refused) = checkpoints(run).newest(layout, &config.fingerprint())?;
             for error in refused {
                 tracing::warn!("{error}; an older checkpoint is used");
             }
@@ -236,17 +236,16 @@ pub fn load(
         }
         Which::Step(step) => step,
     };
-    let path = checkpoints(run).join(checkpoint::directory_name(directory));
-    if !path.is_dir() {
-        let kept: Vec<String> =
-            checkpoint::list(&checkpoints(run))?.iter().rev().map(|(step, _)| step.to_string()).collect();
-        return Err(missing(format!("no checkpoint of step {directory}; there are {}", kept.join(", "))));
+    let checkpoints = checkpoints(run);
+    if !checkpoints.directory(step).is_dir() {
+        let kept: Vec<String> = checkpoints.steps()?.iter().rev().map(u64::to_string).collect();
+        return Err(missing(format!("no checkpoint of step {step}; there are {}", kept.join(", "))));
     }
-    let found = checkpoint::load(&path, layout)?;
+    let found = checkpoints.load(step, layout)?;
     if found.manifest.configuration != config.fingerprint() {
         return Err(Error::mismatch(format!(
             "checkpoint {}: made under another configuration than config.json",
-            path.display()
+            checkpoints.directory(step).display()
         )));
     }
     Ok(found)

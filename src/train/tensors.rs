@@ -1,15 +1,15 @@
 //! Parameters as safetensors files: written in a stream, read strictly.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::{Error, Result, durable};
+use crate::durable::{self, Disk};
+use crate::{Error, Result};
 
 /// Length and hash of a file, as a manifest keeps them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,14 +28,17 @@ pub struct Tensor<'t> {
     pub values: &'t [f32],
 }
 
-/// Writes the tensors in this order, in pieces, and gives the sum of the file.
-pub fn write(path: &Path, tensors: &[Tensor<'_>]) -> Result<FileSum> {
-    let failed = |e: std::io::Error| Error::writing(path, e);
-    let mut out = Summing {
-        file: BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(failed)?),
-        hash: Xxh3::new(),
-        length: 0,
-    };
+/// Bytes of the file of these tensors, which errors call `path`.
+pub fn size(path: &Path, tensors: &[Tensor<'_>]) -> Result<u64> {
+    let values: usize = tensors.iter().map(|tensor| tensor.values.len()).sum();
+    Ok((header(path, tensors)?.len() + 4 * values) as u64)
+}
+
+/// Writes the tensors in this order, in pieces, and gives the sum of the file, which errors call `path`.
+pub fn write(out: &mut dyn Write, path: &Path, tensors: &[Tensor<'_>]) -> Result<FileSum> {
+    let needed = size(path, tensors)?;
+    let failed = |e: std::io::Error| durable::failed_write(path, Some(needed), e);
+    let mut out = Summing { out, hash: Xxh3::new(), length: 0 };
     out.put(&header(path, tensors)?).map_err(failed)?;
     let mut piece = Vec::with_capacity(4 * PIECE);
     for chunk in tensors.iter().flat_map(|t| t.values.chunks(PIECE)) {
@@ -43,7 +46,6 @@ pub fn write(path: &Path, tensors: &[Tensor<'_>]) -> Result<FileSum> {
         piece.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
         out.put(&piece).map_err(failed)?;
     }
-    out.file.flush().map_err(failed)?;
     Ok(FileSum { length: out.length, xxh3: format!("{:032x}", out.hash.digest128()) })
 }
 
@@ -70,31 +72,34 @@ fn header(path: &Path, tensors: &[Tensor<'_>]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-struct Summing {
-    file: BufWriter<File>,
+struct Summing<'w> {
+    out: &'w mut dyn Write,
     hash: Xxh3,
     length: u64,
 }
 
-impl Summing {
+impl Summing<'_> {
     fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.hash.update(bytes);
         self.length += bytes.len() as u64;
-        self.file.write_all(bytes)
+        self.out.write_all(bytes)
     }
 }
 
 /// The bytes of a file whose length and hash must be these.
-pub fn read_summed(path: &Path, sum: &FileSum) -> Result<Vec<u8>> {
-    let length = std::fs::metadata(path).map_err(|e| Error::reading(path, e))?.len();
+pub fn read_summed(disk: &dyn Disk, path: &Path, sum: &FileSum) -> Result<Vec<u8>> {
+    // One byte more shows a file that is too long.
+    let bytes = disk.read(path, sum.length.saturating_add(1)).map_err(|e| Error::reading(path, e))?;
+    let length = bytes.len() as u64;
     if length != sum.length {
+        let more = if length > sum.length { "more than " } else { "" };
         return Err(Error::data(format!(
-            "{}: {length} bytes, its manifest says {}: truncated or replaced",
+            "{}: {more}{} bytes, its manifest says {}: truncated or replaced",
             path.display(),
+            length.min(sum.length),
             sum.length
         )));
     }
-    let bytes = durable::read_at_most(path, sum.length)?;
     let hash = format!("{:032x}", xxh3_128(&bytes));
     if hash != sum.xxh3 {
         return Err(Error::data(format!(
@@ -109,7 +114,7 @@ pub fn read_summed(path: &Path, sum: &FileSum) -> Result<Vec<u8>> {
 /// Where the values of each expected tensor go.
 pub type Targets<'t> = BTreeMap<String, (Vec<usize>, &'t mut [f32])>;
 
-/// Fills the targets from a safetensors file: exactly these names, these shapes, f32.
+/// Fills the targets from a safetensors file: exactly these names, these shapes, f32, every value finite.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Data`] naming the file and the tensor.
@@ -133,6 +138,9 @@ pub fn fill(path: &Path, bytes: &[u8], targets: Targets<'_>) -> Result<()> {
         for (value, bytes) in values.iter_mut().zip(view.data().as_chunks::<4>().0) {
             *value = f32::from_le_bytes(*bytes);
         }
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(wrong(format!("tensor {name} holds {} at {at}", values[at])));
+        }
     }
     Ok(())
 }
@@ -151,9 +159,9 @@ mod tests {
             values,
         };
         let values = [1.0, -2.5, f32::MIN_POSITIVE, 4.0, 5.0, 6.0];
-        let sum =
-            write(&path, &[tensor("a", &[2, 2], &values[..4]), tensor("b", &[2], &values[4..])]).unwrap();
-        let bytes = read_summed(&path, &sum).unwrap();
+        let tensors = [tensor("a", &[2, 2], &values[..4]), tensor("b", &[2], &values[4..])];
+        let sum = write(&mut std::fs::File::create(&path).unwrap(), &path, &tensors).unwrap();
+        let bytes = read_summed(&durable::Os, &path, &sum).unwrap();
         let check = |expected: &[(&str, &[usize])], objection: Option<&str>| {
             let mut column = vec![0.0; 6];
             let mut rest = &mut column[..];
@@ -177,5 +185,65 @@ mod tests {
         check(&[("a", &[2]), ("b", &[2]), ("c", &[1])], Some("tensor a is F32 [2, 2]"));
         check(&[("a", &[2, 2]), ("b", &[1]), ("c", &[1])], Some("tensor b"));
         check(&[("a", &[2, 2]), ("b", &[2]), ("c", &[0])], Some("tensor c is missing"));
+    }
+
+    /// Behind a manifest's hash none of this can stand; a file that somebody made may hold anything.
+    #[test]
+    fn what_is_no_sound_file_of_tensors_is_refused() {
+        let header =
+            |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &[0; 16]].concat();
+        let of = |name: &str, dtype: &str, shape: &str, range: &str| {
+            format!("\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":{range}}}")
+        };
+        let file = |tensors: &[String]| header(&format!("{{{}}}", tensors.join(",")));
+        let check = |what: &str, bytes: Vec<u8>, objection: Option<&str>| {
+            let mut column = [7.0; 4];
+            let (a, b) = column.split_at_mut(2);
+            let targets = Targets::from([("a".to_owned(), (vec![2], a)), ("b".to_owned(), (vec![2], b))]);
+            match (fill(Path::new("t.safetensors"), &bytes, targets), objection) {
+                (Ok(()), None) => {}
+                (Err(error), Some(objection)) => {
+                    let error = error.to_string();
+                    assert!(error.contains(objection) && error.contains("t.safetensors"), "{what}: {error}");
+                }
+                (result, _) => panic!("{what}: {result:?}"),
+            }
+        };
+        let (a, b) = (of("a", "F32", "[2]", "[0,8]"), of("b", "F32", "[2]", "[8,16]"));
+        let good = file(&[a.clone(), b.clone()]);
+        check("sound", good.clone(), None);
+        let unsound = Some("not a safetensors file");
+        check("nothing", vec![], unsound);
+        check("cut", good[..good.len() - 1].to_vec(), unsound);
+        check("longer", [&good[..], &[0; 4]].concat(), unsound);
+        check("a bomb", [&u64::MAX.to_le_bytes()[..], &good[8..]].concat(), unsound);
+        check("another bomb", [&(1u64 << 40).to_le_bytes()[..], &good[8..]].concat(), unsound);
+        check("an overlap", file(&[a.clone(), of("b", "F32", "[2]", "[0,8]")]), unsound);
+        check("a hole", file(&[of("a", "F32", "[1]", "[0,4]"), b.clone()]), unsound);
+        check("backwards", file(&[a.clone(), of("b", "F32", "[2]", "[16,8]")]), unsound);
+        check("behind the end", file(&[a.clone(), of("b", "F32", "[4]", "[8,24]")]), unsound);
+        check(
+            "a shape without bounds",
+            file(&[a.clone(), of("b", "F32", "[9223372036854775807,9]", "[8,16]")]),
+            unsound,
+        );
+        check("another type", file(&[a.clone(), of("b", "I32", "[2]", "[8,16]")]), Some("tensor b is I32"));
+        check(
+            "another shape",
+            file(&[a.clone(), of("b", "F32", "[2,1]", "[8,16]")]),
+            Some("tensor b is F32 [2, 1]"),
+        );
+        check(
+            "another name",
+            file(&[a.clone(), of("c", "F32", "[2]", "[8,16]")]),
+            Some("tensor c has no place"),
+        );
+        check("one missing", file(&[of("a", "F32", "[4]", "[0,16]")]), Some("tensor a is F32 [4]"));
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut bytes = good.clone();
+            let at = bytes.len() - 4;
+            bytes[at..].copy_from_slice(&value.to_le_bytes());
+            check("not finite", bytes, Some("tensor b holds"));
+        }
     }
 }

@@ -1,17 +1,21 @@
 //! The training loop.
+//!
+//! What it never does: let a value that is not finite reach the weights, keep one in a checkpoint, or end for a
+//! checkpoint that cannot be written on the way.
 
 use std::time::Duration;
 
 use super::baseline::{Guesses, Unigram, labelled_pairs};
-use super::checkpoint::{self, Best, Progress};
+use super::checkpoint::{Best, Checkpoint, Progress};
 use super::config::RunConfig;
 use super::evaluate::{BatchSource, Batches, evaluate};
 use super::metrics::{EvaluationRecord, Figures, Observer, Record, StepRecord};
 use super::run_dir::RunDir;
+use super::skips::Skips;
 use crate::collate::HostBatch;
 use crate::flow::StageReport;
-use crate::model::{Engine, Outcome, Pass, Update};
-use crate::{Error, Result};
+use crate::model::{Engine, Outcome, Pass, Update, Updated};
+use crate::{Error, ErrorKind, Result};
 
 /// A request to stop, from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +35,8 @@ pub enum Ending {
     Stopped(Stop),
 }
 
-/// Steps in a row without a finite gradient after which a run ends: it has diverged, and since the weights
-/// do not change in such a step, it will not recover.
+/// Steps in a row without a finite loss and gradient after which a run goes back to a checkpoint: it has diverged,
+/// and since the weights do not change in such a step, it will not recover.
 const HOPELESS: u64 = 5;
 
 /// Everything that a training is put together from.
@@ -42,6 +46,9 @@ pub struct Trainer<'t> {
     pub run: &'t RunDir,
     /// Where the run stands; the engine's state must be that of the same step.
     pub progress: Progress,
+    /// As large as any batch there will be: whether the device has the memory for it is found out before the first
+    /// step.
+    pub probe: Option<&'t HostBatch>,
     /// What is evaluated on.
     pub test: Option<&'t dyn BatchSource>,
     pub unigram: Option<&'t Unigram>,
@@ -52,6 +59,15 @@ pub struct Trainer<'t> {
     pub stages: &'t dyn Fn() -> Vec<StageReport>,
     /// Asked between two steps.
     pub stop: &'t dyn Fn() -> Option<Stop>,
+}
+
+/// What a run learns of its own course.
+struct Course {
+    /// Steps that are left out.
+    skips: Skips,
+    /// Rows that the device has the memory for at once, as far as is known.
+    rows_at_once: usize,
+    saved: Saved,
 }
 
 /// Sums since the last record.
@@ -94,33 +110,49 @@ impl Trainer<'_> {
     /// Those of the batches, after a checkpoint was saved; those of the engine; those of writing the last
     /// checkpoint. One that cannot be written on the way is told and left out.
     pub fn run(&mut self, batches: &mut Batches<'_>) -> Result<Ending> {
-        let mut saved = Saved::of(&self.progress);
+        let mut course = Course {
+            skips: self.config.skip_steps.clone(),
+            rows_at_once: usize::MAX,
+            saved: Saved::of(&self.progress),
+        };
         let mut window = Window::default();
+        if let Some(probe) = self.probe {
+            self.passes(std::slice::from_ref(probe), &mut course)?;
+            self.forget_gradients()?;
+        }
         // A stop during an evaluation left it open: it is made up for, so that the best stays the best.
-        if self.evaluation_due() && self.evaluate()? {
-            self.save_on_the_way(&mut saved);
+        if self.evaluation_due(&course) && self.evaluate()? {
+            self.save_on_the_way(&mut course);
         }
         while self.progress.step < self.config.length.total {
             if let Some(stop) = (self.stop)() {
-                self.save_at_end(&mut saved)?;
+                self.save_at_end(&mut course)?;
                 return Ok(Ending::Stopped(stop));
             }
             let micro = match self.fetch(batches, &mut window) {
                 Ok(micro) if micro.is_empty() => break,
                 Ok(micro) => micro,
-                Err(error) => return Err(self.save_before(error, &mut saved)),
+                Err(error) => return Err(self.save_before(error, &mut course)),
             };
-            let lr = self.config.schedule.lr(self.progress.step + 1, self.config.length.total);
-            let stepped = self.step(&micro, lr, &mut window)?;
-            self.log(&stepped, &mut window)?;
-            let improved = self.evaluation_due() && self.evaluate()?;
-            if improved || self.save_due() {
-                self.save_on_the_way(&mut saved);
+            if course.skips.contains(self.progress.step + 1) {
+                self.leave_out(&micro, &course)?;
+            } else {
+                let lr = self.config.schedule.lr(self.progress.step + 1, self.config.length.total);
+                let stepped = self.step(&micro, lr, &mut course, &mut window)?;
+                self.log(&stepped, &mut window);
+            }
+            let diverged = self.progress.skipped_in_a_row >= HOPELESS;
+            if diverged {
+                self.roll_back(&mut course)?;
+            }
+            let improved = self.evaluation_due(&course) && self.evaluate()?;
+            if improved || diverged || self.save_due(&course) {
+                self.save_on_the_way(&mut course);
             }
         }
-        self.save_at_end(&mut saved)?;
+        self.save_at_end(&mut course)?;
         Ok(match (self.stop)() {
-            Some(stop) if self.evaluation_due() => Ending::Stopped(stop),
+            Some(stop) if self.evaluation_due(&course) => Ending::Stopped(stop),
             _ => Ending::Finished,
         })
     }
@@ -141,41 +173,157 @@ impl Trainer<'_> {
     }
 
     /// Forward and backward over the micro-batches, then one update of the weights.
-    fn step(&mut self, micro: &[HostBatch], lr: f64, window: &mut Window) -> Result<Stepped> {
+    fn step(
+        &mut self,
+        micro: &[HostBatch],
+        lr: f64,
+        course: &mut Course,
+        window: &mut Window,
+    ) -> Result<Stepped> {
         let start = (self.clock)();
-        let step = self.progress.step + 1;
-        let mut pass = Pass {
-            seed: self.config.sample.seed,
-            step,
-            first_row: 0,
-            masked_in_step: micro.iter().map(|b| b.masked.len()).sum(),
-            pairs_in_step: micro.iter().map(labelled_pairs).sum(),
+        let outcome = self.passes(micro, course)?;
+        let updated = if outcome.loss().is_finite() {
+            window.outcome.add(&outcome);
+            let update = Update { step: self.progress.step + 1, lr, clip: self.config.clip };
+            self.engine.update(&update)?
+        } else {
+            self.forget_gradients()?;
+            Updated { grad_norm: f64::NAN, applied: false }
         };
         for batch in micro {
-            window.outcome.add(&self.engine.accumulate(batch, &pass)?);
             window.guesses.add(&Guesses::on(self.unigram, batch));
-            pass.first_row += batch.samples();
-            self.progress.digest.update(batch);
-            self.progress.tokens += batch.tokens() as u64;
-            window.tokens += batch.tokens() as u64;
+            let (tokens, samples) = (batch.tokens() as u64, batch.samples() as u64);
+            self.progress.tokens += tokens;
+            self.progress.samples += samples;
+            window.tokens += tokens;
+            window.samples += samples;
         }
-        let updated = self.engine.update(&Update { step, lr, clip: self.config.clip })?;
-        let last = micro.last().ok_or_else(|| Error::internal("train: a step without a batch"))?;
-        self.progress.step = step;
-        self.progress.cursor = last.next;
-        self.progress.ends_epoch = last.ends_epoch;
-        self.progress.samples += pass.first_row as u64;
+        self.pass_by(micro)?;
         self.progress.skipped_updates += u64::from(!updated.applied);
         self.progress.skipped_in_a_row = if updated.applied { 0 } else { self.progress.skipped_in_a_row + 1 };
-        window.samples += pass.first_row as u64;
         window.computing += (self.clock)().saturating_sub(start);
         let epoch = micro[0].origins.first().map_or(self.progress.cursor.epoch, |o| o.cursor.epoch);
         Ok(Stepped { epoch, lr, grad_norm: updated.grad_norm, applied: updated.applied })
     }
 
-    /// Tells the observers, and ends a run that has diverged.
-    fn log(&mut self, stepped: &Stepped, window: &mut Window) -> Result<()> {
-        let Progress { step, skipped_updates, skipped_in_a_row, .. } = self.progress;
+    /// Forward and backward over all rows of the next step: in passes of fewer rows where the device has not the memory
+    /// for a batch at once. Divisors and places of the rows are those of the whole step, so that it is the same step.
+    fn passes(&mut self, micro: &[HostBatch], course: &mut Course) -> Result<Outcome> {
+        loop {
+            let widest = micro.iter().map(|batch| batch.rows).max().unwrap_or(0);
+            let rows = widest.min(course.rows_at_once);
+            match self.passes_of(micro, rows) {
+                Err(error) if error.kind() == ErrorKind::OutOfMemory && rows > 1 => {
+                    // Some of the passes may have added to them.
+                    self.forget_gradients()?;
+                    course.rows_at_once = rows.div_ceil(2);
+                    self.record(&Record::SmallerPasses {
+                        step: self.progress.step,
+                        rows: course.rows_at_once,
+                    });
+                }
+                Err(error) if error.kind() == ErrorKind::OutOfMemory => {
+                    return Err(error.context(
+                        "train: the device has not the memory for a single row: choose a smaller --hidden, \
+                         --layers or --seq-len",
+                    ));
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn passes_of(&mut self, micro: &[HostBatch], rows: usize) -> Result<Outcome> {
+        let mut pass = Pass {
+            seed: self.config.sample.seed,
+            step: self.progress.step + 1,
+            first_row: 0,
+            masked_in_step: micro.iter().map(|b| b.masked.len()).sum(),
+            pairs_in_step: micro.iter().map(labelled_pairs).sum(),
+        };
+        let mut outcome = Outcome::default();
+        for batch in micro {
+            let parts = if batch.rows <= rows { vec![] } else { batch.split(rows) };
+            for part in if parts.is_empty() { std::slice::from_ref(batch) } else { &parts } {
+                outcome.add(&self.engine.accumulate(part, &pass)?);
+                pass.first_row += part.samples();
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Zeroes the gradients; weights and moments stay bitwise as they are.
+    fn forget_gradients(&mut self) -> Result<()> {
+        let state = self.engine.state()?;
+        self.engine.restore(state)
+    }
+
+    /// One step further in the stream of batches.
+    fn pass_by(&mut self, micro: &[HostBatch]) -> Result<()> {
+        let last = micro.last().ok_or_else(|| Error::internal("train: a step without a batch"))?;
+        micro.iter().for_each(|batch| self.progress.digest.update(batch));
+        self.progress.step += 1;
+        self.progress.cursor = last.next;
+        self.progress.ends_epoch = last.ends_epoch;
+        Ok(())
+    }
+
+    /// A step that changes no weight.
+    fn leave_out(&mut self, micro: &[HostBatch], course: &Course) -> Result<()> {
+        self.pass_by(micro)?;
+        self.progress.left_out += 1;
+        let (step, total) = (self.progress.step, self.config.length.total);
+        self.observers.iter_mut().for_each(|o| o.advanced(step, total));
+        if !course.skips.amidst(step) || step == total {
+            let left_out = |from: &u64| course.skips.contains(*from);
+            let from = (1..=step).rev().take_while(left_out).last().unwrap_or(step);
+            self.record(&Record::LeftOut { step, from });
+        }
+        Ok(())
+    }
+
+    /// Goes back to what had been learnt at the newest checkpoint from before the training diverged, and on from here:
+    /// the batches since are left out, which becomes part of the run. A checkpoint is gone back to once; if that
+    /// did not help, to the one before.
+    fn roll_back(&mut self, course: &mut Course) -> Result<()> {
+        let checkpoints = self.run.checkpoints();
+        let step = self.progress.step;
+        let configuration = self.config.fingerprint();
+        let sound = |found: &Checkpoint| {
+            found.manifest.progress.skipped_in_a_row == 0 && found.manifest.configuration == configuration
+        };
+        let before = checkpoints.steps()?.into_iter().filter(|&s| s < step && !course.skips.tried_from(s));
+        let found = before.filter_map(|s| checkpoints.load(s, self.engine.layout()).ok()).find(sound);
+        let Some(Checkpoint { manifest, state }) = found else {
+            return Err(Error::data(format!(
+                "train: step {step}: neither loss nor gradient were finite in {HOPELESS} steps in a row, and there is \
+                 no checkpoint to go back to: the training has diverged; start again with a lower --lr, a longer \
+                 --warmup or a lower --clip"
+            )));
+        };
+        self.engine.restore(state)?;
+        let back = manifest.progress;
+        let to = back.step;
+        course.skips = course.skips.and(to + 1..step + 1);
+        // In this order: killed in between, the run goes on from there, diverges again and comes back to here.
+        checkpoints.retract_behind(to)?;
+        self.run.write_config(&RunConfig { skip_steps: course.skips.clone(), ..self.config.clone() })?;
+        self.progress = Progress {
+            step,
+            cursor: self.progress.cursor,
+            ends_epoch: self.progress.ends_epoch,
+            digest: self.progress.digest,
+            left_out: back.left_out + (step - to),
+            ..back
+        };
+        course.saved = Saved { step: to, evaluated: self.progress.evaluated };
+        self.record(&Record::RolledBack { step, to });
+        Ok(())
+    }
+
+    /// Tells the observers.
+    fn log(&mut self, stepped: &Stepped, window: &mut Window) {
+        let Progress { step, skipped_updates, .. } = self.progress;
         let total = self.config.length.total;
         self.observers.iter_mut().for_each(|o| o.advanced(step, total));
         if !stepped.applied {
@@ -187,13 +335,6 @@ impl Trainer<'_> {
             self.record(&Record::Step(record));
             *window = Window::default();
         }
-        if skipped_in_a_row >= HOPELESS {
-            return Err(Error::data(format!(
-                "train: step {step}: the gradient was not finite in {HOPELESS} steps in a row: the training \
-                 has diverged; start again with a lower --lr, a longer --warmup or a lower --clip"
-            )));
-        }
-        Ok(())
     }
 
     fn step_record(&self, stepped: &Stepped, window: &Window) -> StepRecord {
@@ -219,11 +360,11 @@ impl Trainer<'_> {
     }
 
     /// Whether the step just done is one to evaluate after, and it has not been done yet.
-    fn evaluation_due(&self) -> bool {
+    fn evaluation_due(&self, course: &Course) -> bool {
         let Progress { step, ends_epoch, evaluated, .. } = self.progress;
         let asked = self.config.runtime.eval_every.is_some_and(|n| step.is_multiple_of(n));
         let due = ends_epoch || asked || step == self.config.length.total;
-        self.test.is_some() && step > 0 && evaluated < step && due
+        self.test.is_some() && step > 0 && evaluated < step && due && !self.amidst_skips(course)
     }
 
     /// Measures on the test corpus; gives whether the model is the best so far.
@@ -246,23 +387,30 @@ impl Trainer<'_> {
         Ok(best)
     }
 
-    fn save_due(&self) -> bool {
+    fn save_due(&self, course: &Course) -> bool {
         let Progress { step, ends_epoch, .. } = self.progress;
-        ends_epoch || self.config.runtime.save_every.is_some_and(|n| step.is_multiple_of(n))
+        let asked = self.config.runtime.save_every.is_some_and(|n| step.is_multiple_of(n));
+        (ends_epoch || asked) && !self.amidst_skips(course)
     }
 
-    fn save(&mut self, saved: &mut Saved) -> Result<()> {
+    /// Whether the step just done is left out and the next will be: nothing is measured or saved until something is
+    /// learnt again, so that a replay does the same as the run that had diverged there.
+    fn amidst_skips(&self, course: &Course) -> bool {
+        course.skips.amidst(self.progress.step) && self.progress.step < self.config.length.total
+    }
+
+    fn save(&mut self, course: &mut Course) -> Result<()> {
+        let saved = &mut course.saved;
         let step = self.progress.step;
         let best = self.progress.best.map(|best| best.step);
         let checkpoints = self.run.checkpoints();
         let now = Saved::of(&self.progress);
         if saved.step == now.step && saved.evaluated != now.evaluated {
             // The weights lie there; what became known of them since does not.
-            checkpoint::amend(&checkpoints, &self.progress)?;
+            checkpoints.amend(&self.progress)?;
             *saved = now;
         } else if saved.step != now.step {
-            let path = checkpoint::save(
-                &checkpoints,
+            let path = checkpoints.save(
                 self.engine.layout(),
                 &self.progress,
                 self.config.sample.seed,
@@ -273,28 +421,28 @@ impl Trainer<'_> {
             self.record(&Record::Checkpoint { step, path });
         }
         self.run.publish(step, best)?;
-        checkpoint::prune(&checkpoints, self.config.runtime.keep, best)
+        checkpoints.prune(self.config.runtime.keep, best)
     }
 
     /// A full disk must not end hours of training: the checkpoint before is intact, the next one may
     /// succeed.
-    fn save_on_the_way(&mut self, saved: &mut Saved) {
-        if let Err(error) = self.save(saved) {
+    fn save_on_the_way(&mut self, course: &mut Course) {
+        if let Err(error) = self.save(course) {
             let step = self.progress.step;
             self.record(&Record::CheckpointFailed { step, reason: error.to_string() });
         }
     }
 
-    fn save_at_end(&mut self, saved: &mut Saved) -> Result<()> {
+    fn save_at_end(&mut self, course: &mut Course) -> Result<()> {
         if self.progress.step == 0 {
             return Ok(());
         }
-        self.save(saved).map_err(|e| e.context(format!("last checkpoint, step {}", self.progress.step)))
+        self.save(course).map_err(|e| e.context(format!("last checkpoint, step {}", self.progress.step)))
     }
 
     /// Saves what was learnt before the data failed, and gives the failure back.
-    fn save_before(&mut self, error: Error, saved: &mut Saved) -> Error {
-        if let Err(second) = self.save_at_end(saved) {
+    fn save_before(&mut self, error: Error, course: &mut Course) -> Error {
+        if let Err(second) = self.save_at_end(course) {
             let step = self.progress.step;
             self.record(&Record::CheckpointFailed { step, reason: second.to_string() });
         }

@@ -31,6 +31,7 @@ fn each_class_of_failure_has_its_exit_code_and_names_its_place() {
         (on.replace("--hidden 8", "--hidden 9"), 2, "--hidden 9"),
         (format!("{on} --lr -1"), 2, "--lr -1 must be above 0"),
         (format!("{on} --workers 100000"), 2, "100000"),
+        (format!("{on} --skip-steps 5..5"), 2, "5..5"),
         (format!("{on} --threads 100000"), 2, "100000"),
         (on.replace("--hidden 8", "--hidden 1000000"), 2, "are available"),
         (on.replace("--hidden 8", "--hidden 1000000000000"), 2, "are available"),
@@ -66,9 +67,15 @@ fn each_class_of_failure_has_its_exit_code_and_names_its_place() {
         // Outputs that cannot be made.
         (format!("train -c train.tsv -v vocab.json -o run {TINY}"), 73, "--resume run"),
         (format!("train -c train.tsv -v vocab.json -o one.tsv {TINY}"), 73, "one.tsv is a file"),
+        (format!("train -c train.tsv -v vocab.json -o one.tsv/run {TINY}"), 73, "one.tsv/run"),
+        (format!("train -c train.tsv -v vocab.json -o /proc/run {TINY}"), 73, "/proc/run"),
+        ("quickstart --output /proc/run --steps 1".to_owned(), 73, "/proc/run"),
+        ("tokenize -c train.tsv -v vocab.json -o /proc/ids".to_owned(), 73, "/proc/ids"),
         ("vocab -c train.tsv -o nowhere/vocab.json".to_owned(), 73, "nowhere"),
         // What does not belong together.
         ("train --resume run --hidden 16 --lr 0.5".to_owned(), 78, "model.hidden"),
+        ("train --resume run --seq-len 20 --seed 3".to_owned(), 78, "sample.seed"),
+        ("train --resume run --steps 9 --skip-steps 2..4".to_owned(), 78, "step 2 is done"),
         ("train --resume run --arch bert".to_owned(), 78, "model.arch"),
         ("train --resume run --vocab other.json".to_owned(), 78, "data.vocab_fingerprint"),
         ("train --resume run --corpus held-out.tsv".to_owned(), 78, "data.corpus_fingerprint"),
@@ -98,6 +105,36 @@ fn an_older_checkpoint_in_place_of_a_damaged_one_is_told() {
     for part in ["warning: train: ", "step-00000003", "an older checkpoint is used"] {
         assert!(older.stderr.contains(part), "{part}: {}", older.stderr);
     }
+}
+
+/// Offered wherever a file is read that somebody else made.
+#[test]
+fn a_pickle_is_never_run() {
+    let place = Place::with_lines(40);
+    place.good(&format!("train -c train.tsv -v vocab.json -o run {TINY}"));
+    let pickle = b"cos\nsystem\n(S'touch touched'\ntR.";
+    place.write("evil.pkl", pickle);
+    place.write("model.pt", [&b"PK\x03\x04"[..], pickle].concat());
+    std::fs::create_dir(place.path("theirs")).unwrap();
+    place.write("theirs/config.json", "{\"model_type\": \"bert\"}");
+    place.write("theirs/pytorch_model.bin", pickle);
+    for flags in [
+        &format!("train -c train.tsv -v evil.pkl -o new {TINY}"),
+        &format!("train -c evil.pkl -v vocab.json -o new {TINY}"),
+        &format!("train -c train.tsv -v vocab.json --tokens evil.pkl -o new {TINY}"),
+        "train -c train.tsv -v vocab.json --init theirs -o new --steps 1",
+        "train -c train.tsv -v vocab.json --init model.pt -o new --steps 1",
+        "eval --run run --batches evil.pkl",
+        "eval --run model.pt --corpus train.tsv",
+        "sample -c train.tsv -v model.pt",
+        "fill-mask theirs a",
+    ] {
+        let ran = place.run(flags);
+        assert!([65, 66].contains(&ran.code), "{flags}: {}: {}", ran.code, ran.stderr);
+    }
+    std::fs::write(place.path("run/checkpoints/step-00000003/model.safetensors"), pickle).unwrap();
+    assert_eq!(place.run("train --resume run --steps 4").code, 65);
+    assert!(!place.path("touched").exists() && !place.path("new").exists());
 }
 
 /// `| head`, and a terminal that went away: nothing panics, and what was begun is finished.
@@ -145,4 +182,12 @@ fn a_reader_that_left_is_no_failure() {
         assert_eq!(output.status.code(), Some(code), "{flags} without stderr");
     }
     assert_eq!(place.json("run/state.json")["step"], 12, "the training went on");
+
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = place.command(&format!("{train} 15")).stderr(full()).output().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    // A summary that could not be written is an error, behind a training that is done.
+    let output = place.command(&format!("{train} 18")).stdout(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(74), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(place.json("run/state.json")["step"], 18);
 }

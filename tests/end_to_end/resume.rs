@@ -3,19 +3,20 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bertstream::collate::{CollateConfig, PadTo};
+use bertstream::corpus::tokens::{self, Header, Writer};
 use bertstream::corpus::{self, CorpusConfig, Io};
 use bertstream::model::{Arch, Init, Layout, ModelConfig, Optimizer, State};
-use bertstream::pipeline::Plan;
+use bertstream::pipeline::{Plan, encode_blocks};
 use bertstream::sample::SampleConfig;
-use bertstream::train::checkpoint::{self, Progress};
+use bertstream::train::checkpoint::Progress;
 use bertstream::train::evaluate::{OneEpoch, evaluation_samples};
 use bertstream::train::{
     BatchSource, Compute, DataConfig, Ending, Epoch, Length, RunConfig, RunDir, Runtime, Schedule,
-    ScheduleKind, Stop, Trainer, engine,
+    ScheduleKind, Skips, Stop, Trainer, engine,
 };
 use bertstream::vocab::{Tokenizer, WordVocab};
 
@@ -28,12 +29,14 @@ const BATCH: usize = 8;
 #[derive(Clone, Copy, Debug)]
 struct Way {
     io: Io,
+    /// Ids from a file, in place of the text.
+    ids: bool,
     workers: usize,
     threads: usize,
 }
 
-const ONE_WAY: Way = Way { io: Io::Mmap, workers: 2, threads: 1 };
-const ANOTHER: Way = Way { io: Io::Memory, workers: 0, threads: 2 };
+const ONE_WAY: Way = Way { io: Io::Mmap, ids: false, workers: 2, threads: 1 };
+const ANOTHER: Way = Way { io: Io::Memory, ids: false, workers: 0, threads: 2 };
 
 /// 2 epochs of 8 batches (the last one short) through a tiny model, dropout on.
 fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
@@ -70,6 +73,7 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
         clip: Some(1.0),
         compute: Compute::default(),
         length: Length::new(Some(2), None, epoch.steps(accumulate)),
+        skip_steps: Skips::default(),
         runtime: Runtime { workers: 0, threads: 1, log_freq: 1, eval_every: None, save_every: None, keep: 2 },
     }
 }
@@ -88,7 +92,12 @@ fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, step
         false => RunDir::create(directory).unwrap(),
     };
     run.write_config(config).unwrap();
-    let corpus = corpus::open(&CorpusConfig { io: way.io, ..config.data.corpus[0].clone() }).unwrap();
+    let source = CorpusConfig { io: way.io, ..config.data.corpus[0].clone() };
+    let mut corpus = corpus::open(&source).unwrap();
+    if way.ids {
+        let file = ids_beside(&source.path);
+        corpus = tokens::attach(corpus, &source.into(), Some(&file), vocab).unwrap();
+    }
     let plan = Plan { corpus: &*corpus, tokenizer: vocab, sample: &config.sample, workers: way.workers };
     let test_sample = evaluation_samples(&config.sample);
     let test = OneEpoch { plan: Plan { sample: &test_sample, ..plan }, collate: &config.collate };
@@ -96,8 +105,7 @@ fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, step
     let weights = layout.initial_weights(config.sample.seed);
     let mut engine =
         engine::build(config.compute, &config.model, config.optimizer, weights, way.threads).unwrap();
-    let (found, refused) =
-        checkpoint::load_newest(&run.checkpoints(), &layout, &config.fingerprint()).unwrap();
+    let (found, refused) = run.checkpoints().newest(&layout, &config.fingerprint()).unwrap();
     assert!(refused.is_empty());
     let mut progress = Progress::default();
     if let Some(found) = found {
@@ -113,6 +121,7 @@ fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, step
         config,
         run: &run,
         progress,
+        probe: None,
         test: Some(&test as &dyn BatchSource),
         unigram: None,
         observers: vec![&mut count],
@@ -170,4 +179,74 @@ fn stopped_after_any_step_it_is_the_run_that_was_not() {
             }
         }
     }
+}
+
+fn ids_beside(corpus: &Path) -> PathBuf {
+    corpus.with_extension("bstok")
+}
+
+/// Writes the ids of the corpus beside it.
+fn encode(path: &Path, vocab: &WordVocab) {
+    let corpus = corpus::open(&CorpusConfig::at(path)).unwrap();
+    let header = Header::new(&*corpus, vocab);
+    let mut writer = Writer::open(&ids_beside(path), &header).unwrap();
+    encode_blocks(&*corpus, vocab, &header, 0, 1, |block| writer.push(&block)).unwrap();
+    writer.finish().unwrap();
+}
+
+/// What a process that goes on finds: configuration and checkpoints.
+fn copied(run: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(run.join("config.json"), copy.path().join("config.json")).unwrap();
+    for checkpoint in fs::read_dir(run.join("checkpoints")).unwrap() {
+        let checkpoint = checkpoint.unwrap();
+        let to = copy.path().join("checkpoints").join(checkpoint.file_name());
+        fs::create_dir_all(&to).unwrap();
+        for file in fs::read_dir(checkpoint.path()).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    copy
+}
+
+/// Every number of workers before the stop with every number after it, every way to the text, at each place where
+/// something might be different.
+#[test]
+fn workers_readers_and_the_place_of_a_stop_change_no_bit() {
+    const WORKERS: [usize; 4] = [1, 2, 3, 8];
+    const READERS: [(Io, bool); 4] =
+        [(Io::Mmap, false), (Io::Pread, false), (Io::Memory, false), (Io::Mmap, true)];
+    let place = tempfile::tempdir().unwrap();
+    let corpus = place.path().join("train.tsv");
+    fs::write(&corpus, toy::lines(LINES)).unwrap();
+    let vocab = toy::vocabulary();
+    encode(&corpus, &vocab);
+    let mut config = config(&corpus, &vocab, 1);
+    config.model = ModelConfig { hidden: 8, layers: 1, ..config.model };
+    config.schedule.hidden = 8;
+    let whole = tempfile::tempdir().unwrap();
+    let expected = train(whole.path(), &config, &vocab, ONE_WAY, None);
+    let steps = config.length.total;
+    let mut resumed = 0;
+    // Before the first step, behind it, in the midst, at the end of an epoch, before the last step.
+    for stop in [0, 1, steps / 4, steps / 2, steps - 1] {
+        for (before, (reader, (io, ids))) in
+            WORKERS.into_iter().flat_map(|w| READERS.into_iter().enumerate().map(move |r| (w, r)))
+        {
+            let first = tempfile::tempdir().unwrap();
+            train(first.path(), &config, &vocab, Way { io, ids, workers: before, threads: 1 }, Some(stop));
+            for (turn, after) in WORKERS.into_iter().enumerate() {
+                let (io, ids) = READERS[(reader + turn) % READERS.len()];
+                let parts = copied(first.path());
+                let left =
+                    train(parts.path(), &config, &vocab, Way { io, ids, workers: after, threads: 1 }, None);
+                let what = format!("stopped after {stop}, {before} workers and then {after}, {io:?}, {ids}");
+                assert_eq!(left.progress, expected.progress, "{what}");
+                assert!(left.state == expected.state, "{what}");
+                resumed += 1;
+            }
+        }
+    }
+    assert_eq!(resumed, 5 * 4 * 4 * 4);
 }

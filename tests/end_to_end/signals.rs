@@ -3,7 +3,8 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -12,6 +13,10 @@ use super::toy::{Place, number};
 /// A run long enough to be met in its midst.
 const RUN: &str = "train -c train.tsv -t held-out.tsv -v vocab.json -H 16 -l 1 -a 2 -s 16 -b 8 --steps 240 \
                    --log-freq 1 --save-every 7";
+
+/// One that is never met at its end.
+const ENDLESS: &str =
+    "train -c train.tsv -v vocab.json -H 8 -l 1 -a 2 -s 16 -b 8 --steps 1000000 --log-freq 1";
 
 /// Starts `flags`, sends `signal` so many `times` as soon as step `after` is told, and waits for the end.
 fn meet(place: &Place, flags: &str, after: u64, signal: Signal, times: usize) -> (ExitStatus, String) {
@@ -36,6 +41,8 @@ fn a_signal_saves_and_a_kill_costs_only_steps() {
     for (signal, after, code, with) in [
         (Signal::TERM, 20, Some(75), "--workers 3"),
         (Signal::INT, 50, Some(130), "--workers 0 --io memory"),
+        (Signal::USR1, 9, Some(75), "--workers 1 --io pread"),
+        (Signal::HUP, 70, Some(75), "--workers 2"),
         (Signal::KILL, 33, None, "--workers 8 --threads 1"),
     ] {
         let run = format!("run-{after}");
@@ -87,6 +94,62 @@ fn more_steps_later_are_the_steps_of_one_run() {
         let same = place.read(&format!("parts/{file}")) == place.read(&format!("whole/{file}"));
         assert!(same, "{file} differs");
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "two requests are told from one by the time between them")]
+fn pause(milliseconds: u64) {
+    std::thread::sleep(Duration::from_millis(milliseconds));
+}
+
+/// A run that writes more than anybody reads, and so stands still between two steps.
+fn stuck(place: &Place, flags: &str) -> Child {
+    let child = place.command(flags).spawn().unwrap();
+    let told = child.stderr.as_ref().unwrap();
+    let written = || rustix::io::ioctl_fionread(told).unwrap();
+    // A pipe takes some 64 KiB.
+    let mut before = 0;
+    while written() != before || before < 32 << 10 {
+        before = written();
+        pause(100);
+    }
+    child
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let place = Place::with_lines(300);
+    for (signal, code) in [(Signal::TERM, 75), (Signal::INT, 130)] {
+        // On a busy machine it may not have stood still yet, and then ends by the first one.
+        let met = (0..20).any(|n| {
+            let mut child = stuck(&place, &format!("{ENDLESS} -o run-{code}-{n}"));
+            let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+            kill_process(pid, signal).unwrap();
+            pause(400);
+            let waits = child.try_wait().unwrap().is_none();
+            if waits {
+                kill_process(pid, signal).unwrap();
+            }
+            assert_eq!(child.wait().unwrap().code(), Some(code));
+            waits
+        });
+        assert!(met, "{signal:?}: the first one lets it finish its step, the second does not");
+    }
+}
+
+#[test]
+fn a_second_run_is_refused_with_the_pid_of_the_first_until_that_is_killed() {
+    let place = Place::with_lines(300);
+    let mut first = stuck(&place, &format!("{ENDLESS} -o run --save-every 20"));
+    for second in ["train --resume run".to_owned(), format!("{ENDLESS} -o run")] {
+        let refused = place.run(&second);
+        assert_eq!(refused.code, 73, "{second}: {}", refused.stderr);
+    }
+    let refused = place.run("train --resume run");
+    assert!(refused.stderr.contains(&format!("pid {}", first.id())), "{}", refused.stderr);
+    assert!(first.try_wait().unwrap().is_none(), "the first is not disturbed");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    place.good("train --resume run --steps 1");
 }
 
 /// `timeout` signals a process and then its group: the same request, told twice in an instant.

@@ -126,6 +126,33 @@ fn two_micro_batches_are_one_batch() {
     }
 }
 
+/// What is done where a device has not the memory for a batch at once.
+#[test]
+fn a_batch_in_parts_of_any_number_of_rows_is_the_batch() {
+    for config in both(0.1) {
+        let batch = batch(&config, 10, &LENGTHS);
+        for whole in [packed(&batch, 14), batch] {
+            let step = whole_step(&whole, 4);
+            for (name, mut engine) in fresh(&config) {
+                let (expected, gradients) = pass(&mut *engine, &whole, &step);
+                for rows in 1..whole.rows {
+                    let (mut outcome, mut first_row) = (Outcome::default(), 0);
+                    let state = engine.state().unwrap();
+                    engine.restore(state).unwrap();
+                    for part in whole.split(rows) {
+                        outcome.add(&engine.accumulate(&part, &Pass { first_row, ..step }).unwrap());
+                        first_row += part.samples();
+                    }
+                    let (error, place) = worst(&*engine, &engine.gradients().unwrap(), &gradients);
+                    assert!(error < 1e-5, "{name}, {rows} rows: {error:e} at {place}");
+                    assert!((outcome.loss() - expected.loss()).abs() < 1e-6, "{name}, {rows} rows");
+                    assert_eq!(outcome.masked, expected.masked);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn padding_changes_nothing() {
     for config in [both(0.0), both(0.1)].into_iter().flatten() {

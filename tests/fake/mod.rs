@@ -5,20 +5,21 @@ use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
-use bertstream::Result;
 use bertstream::collate::{CollateConfig, HostBatch, PadTo};
 use bertstream::corpus::{CorpusConfig, Format};
+use bertstream::durable::Disk;
 use bertstream::flow::StageReport;
 use bertstream::model::{
     Arch, Engine, Init, Layout, ModelConfig, Optimizer, Outcome, Pass, Predictions, State, Update, Updated,
 };
 use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::{Corruption, Cursor, Origin, PairLabel, SampleConfig};
-use bertstream::train::checkpoint::{self, Progress};
+use bertstream::train::checkpoint::Progress;
 use bertstream::train::{
     BatchSource, Compute, DataConfig, Ending, Epoch, Length, MetricsFile, Observer, Record, RunConfig,
-    RunDir, Runtime, Schedule, ScheduleKind, Stop, Trainer,
+    RunDir, Runtime, Schedule, ScheduleKind, Skips, Stop, Trainer,
 };
+use bertstream::{Error, ErrorKind, Result};
 
 pub const DOCUMENTS: u64 = 7;
 pub const BATCH: u64 = 2;
@@ -57,6 +58,7 @@ pub fn config(accumulate: usize) -> RunConfig {
         clip: Some(1.0),
         compute: Compute::default(),
         length: Length::new(Some(3), None, epoch.steps(accumulate)),
+        skip_steps: Skips::default(),
         runtime: Runtime {
             workers: 0,
             threads: 1,
@@ -116,8 +118,11 @@ pub struct FakeEngine {
     optimizer: Optimizer,
     state: State,
     gradients: Vec<f32>,
-    /// Steps whose gradient is not finite.
+    /// Steps whose gradient is not finite, and those whose loss is not.
     pub poisoned: Vec<u64>,
+    pub lossless: Vec<u64>,
+    /// Rows that there is memory for.
+    pub room: usize,
     /// Every pass that was asked for.
     pub passes: Vec<Pass>,
 }
@@ -133,6 +138,8 @@ impl FakeEngine {
             state: State { weights, first: vec![0.0; n], second: vec![0.0; n] },
             gradients: vec![0.0; n],
             poisoned: vec![],
+            lossless: vec![],
+            room: usize::MAX,
             passes: vec![],
         }
     }
@@ -144,6 +151,11 @@ impl Engine for FakeEngine {
     }
 
     fn accumulate(&mut self, batch: &HostBatch, pass: &Pass) -> Result<Outcome> {
+        if batch.rows > self.room {
+            // As if some of it had been done.
+            self.gradients[3] += 17.0;
+            return Err(Error::new(ErrorKind::OutOfMemory, "device: out of memory"));
+        }
         self.passes.push(*pass);
         let seen: u64 = batch.ids.iter().map(|&id| u64::from(id)).sum();
         let mut rng = SampleRng::new(
@@ -157,7 +169,9 @@ impl Engine for FakeEngine {
         if self.poisoned.contains(&pass.step) {
             self.gradients[0] = f32::NAN;
         }
-        self.evaluate(batch)
+        let outcome = self.evaluate(batch)?;
+        let nats = if self.lossless.contains(&pass.step) { f64::INFINITY } else { 0.0 };
+        Ok(Outcome { nsp_loss_sum: outcome.nsp_loss_sum + nats, ..outcome })
     }
 
     fn update(&mut self, update: &Update) -> Result<Updated> {
@@ -226,7 +240,13 @@ pub struct Script {
     /// Fail with an error in place of this batch, counted from the start of this part of the run.
     pub fail_at: Option<usize>,
     pub poisoned: Vec<u64>,
+    pub lossless: Vec<u64>,
+    /// Rows that the device has memory for.
+    pub room: Option<usize>,
+    pub probe: Option<HostBatch>,
     pub test: Option<Vec<HostBatch>>,
+    /// Where checkpoints are written, in place of the operating system's disk.
+    pub disk: Option<&'static dyn Disk>,
 }
 
 /// Runs, from the newest checkpoint in the directory if there is one.
@@ -236,10 +256,15 @@ pub fn run(directory: &Path, config: &RunConfig, script: &Script) -> Left {
         false => RunDir::create(directory).unwrap(),
     };
     run.write_config(config).unwrap();
+    let run = match script.disk {
+        Some(disk) => run.through(disk),
+        None => run,
+    };
     let mut engine = FakeEngine::new(config);
     engine.poisoned = script.poisoned.clone();
-    let (found, _) =
-        checkpoint::load_newest(&run.checkpoints(), engine.layout(), &config.fingerprint()).unwrap();
+    engine.lossless = script.lossless.clone();
+    engine.room = script.room.unwrap_or(usize::MAX);
+    let (found, _) = run.checkpoints().newest(engine.layout(), &config.fingerprint()).unwrap();
     let mut progress = Progress::default();
     if let Some(found) = found {
         progress = found.manifest.progress;
@@ -259,6 +284,7 @@ pub fn run(directory: &Path, config: &RunConfig, script: &Script) -> Left {
         config,
         run: &run,
         progress,
+        probe: script.probe.as_ref(),
         test: script.test.as_ref().map(|t| t as &dyn BatchSource),
         unigram: None,
         observers: vec![&mut metrics, &mut recorder],

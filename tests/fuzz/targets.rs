@@ -18,7 +18,7 @@ use bertstream::corpus::{
 };
 use bertstream::model::{Arch, Init, Layout, ModelConfig, State};
 use bertstream::text::{Encoding, OnBadBytes, Transcoder, utf8_lossy};
-use bertstream::train::checkpoint::{self, Manifest, Progress};
+use bertstream::train::checkpoint::{self, Checkpoints, Manifest, Progress};
 use bertstream::train::tensors::{self, Targets};
 use bertstream::train::{RunConfig, transformers::import};
 use bertstream::vocab::subword::Beside;
@@ -332,7 +332,7 @@ fn checkpoint(data: &[u8]) {
         let (_, layout) = model();
         let column = vec![0.5; layout.len()];
         let state = State { weights: column.clone(), first: column.clone(), second: column };
-        let path = checkpoint::save(directory(), &layout, &Progress::default(), 1, "00", &state).unwrap();
+        let path = Checkpoints::at(directory()).save(&layout, &Progress::default(), 1, "00", &state).unwrap();
         let state = fs::read_to_string(path.join(checkpoint::STATE)).unwrap();
         (layout, path, state)
     });
@@ -341,7 +341,7 @@ fn checkpoint(data: &[u8]) {
     let whole = fs::read(path.join(name)).unwrap();
     fs::write(path.join(name), content).unwrap();
     assert!(
-        content == whole || refused(checkpoint::load(path, layout)).is_none(),
+        content == whole || refused(Checkpoints::at(directory()).load(0, layout)).is_none(),
         "another file than was saved"
     );
     // With the length and the hash of these bytes in the manifest.
@@ -351,7 +351,7 @@ fn checkpoint(data: &[u8]) {
         .replace(&old.1, &new.1)
         .replace(&format!("\"length\": {}", old.0), &format!("\"length\": {}", new.0));
     fs::write(path.join(checkpoint::STATE), summed(text.as_bytes())).unwrap();
-    if let Some(loaded) = refused(checkpoint::load(path, layout)) {
+    if let Some(loaded) = refused(Checkpoints::at(directory()).load(0, layout)) {
         assert_eq!(loaded.state.weights.len(), layout.len());
     }
     fs::write(path.join(name), whole).unwrap();

@@ -21,7 +21,7 @@ const TASKS: [PairTask; 3] = [PairTask::Nsp, PairTask::Sop, PairTask::None];
 const UNITS: [MaskUnit; 4] = [MaskUnit::Token, MaskUnit::Word, MaskUnit::Ngram, MaskUnit::Span];
 
 /// `documents` documents of up to `most` sentences with up to `longest` words each.
-fn made_up(documents: u64, most: u64, longest: u64) -> Documents {
+pub fn made_up(documents: u64, most: u64, longest: u64) -> Documents {
     let mut rng = SampleRng::new(Domain::Survey, 2, &[]);
     let document = |_| {
         let sentences = 1 + rng.below(most);

@@ -6,6 +6,8 @@ mod faults;
 mod memory;
 mod tokens;
 
+use std::sync::atomic::AtomicU64;
+
 use bertstream::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use bertstream::corpus::Corpus;
 use bertstream::pipeline::{Plan, documents};
@@ -13,7 +15,7 @@ use bertstream::sample::{
     Corruption, Cursor, MaskCount, PairLabel, PairTask, SampleConfig, Samples, Shuffle, Tally, Truncate,
 };
 use bertstream::{Error, ErrorKind, Result};
-use memory::{KNOWN, Line, Lines, SPECIALS, Words, made_up, pairs};
+use memory::{Counted, Documents, KNOWN, Line, Lines, SPECIALS, Words, made_up, pairs};
 
 const WORKERS: [usize; 4] = [0, 1, 2, 8];
 const START: Cursor = Cursor { epoch: 0, position: 0, part: 0 };
@@ -127,6 +129,71 @@ fn going_on_from_every_batch_gives_exactly_the_rest() {
             let (rest, error) = batches(&corpus, &config, batch_size, i % 3, batch.next, 3);
             assert!(error.is_none(), "{error:?}");
             assert_eq!(rest, all[i + 1..], "after batch {i} of {batch_size}");
+        }
+    }
+}
+
+/// A step of 960 rows, made of batches of any divisor of it: what `--accumulate` adds up.
+#[test]
+fn the_rows_of_a_step_are_the_same_in_any_micro_batches() {
+    const ROWS: usize = 960;
+    let (corpus, config) = (made_up(2500, 5), short());
+    let steps = |batch_size: usize| {
+        let (all, error) = batches(&corpus, &config, batch_size, 2, START, 2);
+        assert!(error.is_none(), "{error:?}");
+        let (mut steps, mut step, mut parts) = (vec![], vec![], 0);
+        for batch in all {
+            step.extend((0..batch.samples()).map(|i| {
+                let (ids, segments) = batch.sample(i);
+                let predicted: Vec<_> = batch.predictions(i).collect();
+                (batch.origins[i], ids.to_vec(), segments.to_vec(), predicted, batch.pairs[i])
+            }));
+            parts += 1;
+            if parts == ROWS / batch_size || batch.ends_epoch {
+                steps.push(std::mem::take(&mut step));
+                parts = 0;
+            }
+        }
+        steps
+    };
+    let expected = steps(ROWS);
+    assert_eq!(expected.iter().map(Vec::len).collect::<Vec<_>>(), [960, 960, 580, 960, 960, 580]);
+    let divisors: Vec<usize> = (1..ROWS).filter(|n| ROWS.is_multiple_of(*n)).collect();
+    assert_eq!(divisors.len(), 27);
+    for batch_size in divisors {
+        assert!(steps(batch_size) == expected, "{batch_size} rows a batch");
+    }
+}
+
+/// However far in the epoch: nothing is gone through to get there.
+#[test]
+fn the_first_batch_from_a_place_reads_no_more_than_the_first_of_all() {
+    let corpora: [(Box<dyn Corpus>, &[u64]); 2] = [
+        (Box::new(made_up(20_000, 5)), &[0, 1, 5_000, 12_345, 19_000]),
+        // As long as some 40 of them are a window.
+        (
+            Box::new(Documents { bytes: 3_000 * 100_000, ..documents::made_up(3_000, 8, 6) }),
+            &[0, 1, 700, 1_500, 2_900],
+        ),
+    ];
+    for (corpus, places) in corpora {
+        let words = Words::new(KNOWN as usize);
+        let config = short().for_corpus(&*corpus);
+        // A unit, the window it lies in, and a negative for each of its documents.
+        let most = 2 * (64 + config.window_for(&*corpus) + 32);
+        for &position in places {
+            let counted = Counted { corpus: &*corpus, read: AtomicU64::new(0) };
+            let plan = Plan { corpus: &counted, tokenizer: &words, sample: &config, workers: 0 };
+            let start = Cursor { epoch: 3, position, part: 0 };
+            let first = plan.batches(&collate(&config, 8, PadTo::Longest), start, 4, |batches| {
+                batches.next().expect("there is one")
+            });
+            assert_eq!(first.unwrap().samples(), 8);
+            let read = counted.read.into_inner();
+            assert!(
+                read <= most,
+                "{read} documents are read for the first batch from {position}, {most} may be"
+            );
         }
     }
 }

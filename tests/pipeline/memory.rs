@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bertstream::corpus::{Corpus, Document, Sentence, Shape, Source};
 use bertstream::rng::{Domain, SampleRng};
@@ -209,5 +210,42 @@ impl Corpus for Documents {
 
     fn fingerprint(&self) -> u64 {
         0
+    }
+}
+
+/// A corpus that counts how many documents are asked for.
+pub struct Counted<'c> {
+    pub corpus: &'c dyn Corpus,
+    pub read: AtomicU64,
+}
+
+impl Corpus for Counted<'_> {
+    fn len(&self) -> u64 {
+        self.corpus.len()
+    }
+
+    fn document(&self, id: u64) -> Result<Document<'_>> {
+        self.read.fetch_add(1, Ordering::Relaxed);
+        self.corpus.document(id)
+    }
+
+    fn shape(&self) -> Shape {
+        self.corpus.shape()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.corpus.bytes()
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        self.corpus.sources()
+    }
+
+    fn path(&self) -> &Path {
+        self.corpus.path()
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.corpus.fingerprint()
     }
 }

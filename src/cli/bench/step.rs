@@ -11,8 +11,7 @@ use crate::model::{
     Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Precision, Update,
     published_positions,
 };
-use crate::rng::{Domain, SampleRng};
-use crate::sample::{Corruption, Origin, PairLabel, SEGMENT_A, SEGMENT_B};
+use crate::train::probe::full_batch;
 use crate::{Error, Result};
 
 /// Flags of `bench step`.
@@ -79,7 +78,7 @@ pub fn run(args: &Args) -> Result<()> {
     let weights = Layout::new(&config).initial_weights(1);
     let parameters = weights.len();
     let mut engine = FusedEngine::new(&config, Optimizer::default(), weights, args.precision, threads)?;
-    let batch = made_up(args);
+    let batch = full_batch(args.batch_size, args.seq_len, args.vocab_size);
     let mut seconds = vec![];
     for step in 1..=args.steps + 2 {
         let start = Instant::now();
@@ -129,29 +128,6 @@ pub fn run(args: &Args) -> Result<()> {
         ))?;
     }
     Ok(())
-}
-
-/// A batch of full rows, 15 % of the tokens masked.
-fn made_up(args: &Args) -> HostBatch {
-    let mut rng = SampleRng::new(Domain::Survey, 1, &[]);
-    let (rows, len) = (args.batch_size, args.seq_len);
-    let mut id = || 5 + rng.below(args.vocab_size as u64 - 5) as u32;
-    let ids: Vec<u32> = (0..rows * len).map(|_| id()).collect();
-    let masked: Vec<u32> = (0..(rows * len) as u32).filter(|i| i * 3 % 20 < 3).collect();
-    HostBatch {
-        rows,
-        seq_len: len,
-        segments: (0..rows * len).map(|i| if i % len < len / 2 { SEGMENT_A } else { SEGMENT_B }).collect(),
-        starts: vec![],
-        lengths: vec![len as u32; rows],
-        labels: masked.iter().map(|_| id()).collect(),
-        corruptions: vec![Corruption::Mask; masked.len()],
-        masked,
-        pairs: (0..rows).map(|i| if i % 2 == 0 { PairLabel::IsNext } else { PairLabel::NotNext }).collect(),
-        origins: vec![Origin::default(); rows],
-        ids,
-        ..HostBatch::default()
-    }
 }
 
 /// Floating-point operations of a step's matrix products: forward once, backward twice as many; attention's

@@ -9,7 +9,7 @@ use crate::model::{Arch, Init, ModelConfig, Optimizer, OptimizerKind, published_
 use crate::sample::{SampleConfig, Shuffle};
 use crate::train::config::FORMAT;
 use crate::train::schedule::{REFERENCE_LR, default_warmup};
-use crate::train::{Compute, DataConfig, Epoch, Length, RunConfig, Runtime, Schedule, ScheduleKind};
+use crate::train::{Compute, DataConfig, Epoch, Length, RunConfig, Runtime, Schedule, ScheduleKind, Skips};
 use crate::vocab::{SUBWORDS_FILE, Tokenizer};
 use crate::{Error, Result};
 
@@ -57,6 +57,7 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
         clip: (!reference).then_some(1.0),
         compute: Compute::default(),
         length: Length { epochs: None, steps: None, total: 0 },
+        skip_steps: Skips::default(),
         runtime: Runtime {
             workers: default_workers(),
             threads: cores(),
@@ -153,6 +154,7 @@ impl Args {
             },
             compute,
             length,
+            skip_steps: training.skip_steps.iter().fold(base.skip_steps, |skips, s| skips.and(s.from..s.to)),
             runtime: Runtime {
                 workers: runtime.workers.unwrap_or(base.runtime.workers),
                 threads,

@@ -3,7 +3,7 @@
 use super::super::flags::{threads, workers};
 use crate::collate::PadTo;
 use crate::model::{Arch, Init, OptimizerKind, Precision};
-use crate::train::{Compute, DeviceChoice, EngineKind, ScheduleKind};
+use crate::train::{Compute, DeviceChoice, EngineKind, ScheduleKind, Steps};
 use crate::{Error, Result};
 
 /// The shape of the model.
@@ -119,6 +119,10 @@ pub struct TrainingFlags {
     /// Gradient norm above which gradients are scaled down; 0 never does [default: 1; reference: 0].
     #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
     pub clip: Option<f64>,
+    /// Leave out the batches of steps A to B-1 (A..B) or A to B (A..=B), where the loss had a spike: they take their
+    /// place in the schedule and change no weight. May be given more than once.
+    #[arg(long, value_name = "A..B", action = clap::ArgAction::Append)]
+    pub skip_steps: Vec<Steps>,
 }
 
 /// What changes no weight.

@@ -18,13 +18,14 @@ use crate::flow::FlowReport;
 use crate::model::{Engine, Layout, ModelConfig};
 use crate::pipeline::{Gauges, Plan};
 use crate::sample::positions;
-use crate::train::checkpoint::{self, Checkpoint, Progress};
+use crate::train::checkpoint::{Checkpoint, Progress};
 use crate::train::config::hex;
 use crate::train::evaluate::{OneEpoch, evaluation_samples};
+use crate::train::probe::full_batch;
 use crate::train::run_dir::{self, CONFIG, METRICS, TOKEN_COUNTS};
 use crate::train::{
-    BatchSource, DataConfig, Ending, Epoch, EvaluationRecord, MetricsFile, Observer, Record, RunConfig,
-    RunDir, StepRecord, Survey, Trainer, Unigram, baseline, engine,
+    BatchSource, DataConfig, DeviceChoice, Ending, Epoch, EvaluationRecord, MetricsFile, Observer, Record,
+    RunConfig, RunDir, StepRecord, Survey, Trainer, Unigram, baseline, engine,
 };
 use crate::vocab::{self, Tokenizer};
 use crate::{Error, Result};
@@ -252,8 +253,9 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     stored.accept(&config)?;
     check_memory(&config, &survey)?;
     let layout = Layout::new(&config.model);
-    let (found, refused) = checkpoint::load_newest(&run.checkpoints(), &layout, &config.fingerprint())?;
+    let (found, refused) = run.checkpoints().newest(&layout, &config.fingerprint())?;
     let step = found.as_ref().map_or(0, |c| c.manifest.progress.step);
+    stored.accept_skips(&config, step)?;
     if !refused.is_empty() {
         tell(format_args!("{} damaged checkpoint(s) left out: {}", refused.len(), join(&refused)));
     }
@@ -314,7 +316,12 @@ impl Observer for Newest {
         match record {
             Record::Step(r) => self.step = Some(r.clone()),
             Record::Evaluation(r) => self.test = Some(r.clone()),
-            Record::SkippedUpdate { .. } | Record::Checkpoint { .. } | Record::CheckpointFailed { .. } => {}
+            Record::SkippedUpdate { .. }
+            | Record::RolledBack { .. }
+            | Record::LeftOut { .. }
+            | Record::SmallerPasses { .. }
+            | Record::Checkpoint { .. }
+            | Record::CheckpointFailed { .. } => {}
         }
     }
 }
@@ -357,8 +364,12 @@ pub fn execute(
     let cursor = progress.cursor;
     // Only from here on is there anything to save: until now a signal ends the process at once.
     let signals = stop::Signals::listen()?;
+    // The memory of the CPU was asked after before anything was taken of it.
+    let probe = (config.compute.device != DeviceChoice::Cpu)
+        .then(|| full_batch(config.collate.batch_size, config.collate.seq_len, config.model.vocab_size));
     let mut trainer = Trainer {
         engine: &mut *engine,
+        probe: probe.as_ref(),
         config,
         run,
         progress,

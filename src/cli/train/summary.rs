@@ -134,7 +134,7 @@ pub(super) fn conclude(
     json: bool,
 ) -> Result<()> {
     let directory = run.path().display();
-    let Progress { step, tokens, samples, skipped_updates, digest, best, .. } = &done.progress;
+    let Progress { step, tokens, samples, skipped_updates, left_out, digest, best, .. } = &done.progress;
     if let Ending::Stopped(stop) = done.ending {
         let saved = if *step > 0 { "a checkpoint is saved" } else { "nothing was learnt yet" };
         return Err(Error::new(
@@ -152,7 +152,10 @@ pub(super) fn conclude(
     }
     print(format_args!("{directory}: step {step}, {samples} samples, {tokens} tokens, batches {digest}"))?;
     if *skipped_updates > 0 {
-        print(format_args!("{skipped_updates} updates skipped: their gradient was not finite"))?;
+        print(format_args!("{skipped_updates} updates skipped: their loss or gradient was not finite"))?;
+    }
+    if *left_out > 0 {
+        print(format_args!("{left_out} steps left out: config.json lists them"))?;
     }
     if let Some(best) = best {
         print(format_args!("best on the test corpus: loss {:.4} after step {}", best.loss, best.step))?;
@@ -188,6 +191,7 @@ fn print_json(
         "tokens": progress.tokens,
         "samples": progress.samples,
         "skipped_updates": progress.skipped_updates,
+        "left_out": progress.left_out,
         "digest": progress.digest,
         "best": progress.best,
         "train": last_step.map(|r| &r.figures),

@@ -95,6 +95,14 @@ impl Observer for Terminal {
             Record::SkippedUpdate { step, skipped_updates, .. } => self.warn(&format!(
                 "step {step:>5}  the gradient is not finite: update skipped ({skipped_updates} so far)"
             )),
+            Record::RolledBack { step, to } => self.warn(&format!(
+                "step {step:>5}  the training has diverged: back to what was learnt up to step {to}; the batches since \
+                 are left out"
+            )),
+            Record::LeftOut { step, from } => self.line(&format!("step {step:>5}  left out from step {from} on")),
+            Record::SmallerPasses { step, rows } => self.warn(&format!(
+                "step {step:>5}  the device is out of memory: {rows} rows at once from here on, the steps are the same"
+            )),
             Record::CheckpointFailed { step, reason } => self.warn(&format!(
                 "step {step:>5}  no checkpoint: {reason}; training goes on, the last one is intact"
             )),

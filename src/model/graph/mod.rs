@@ -15,7 +15,7 @@ use super::{
 };
 use crate::collate::HostBatch;
 use crate::sample::PairLabel;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod bert;
 mod forward;
@@ -280,7 +280,13 @@ fn check_state(layout: &Layout, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// candle's error as ours.
+/// candle's error as ours. That a device is out of memory is told by nothing but its text
+/// (`CUDA_ERROR_OUT_OF_MEMORY`, "out of memory").
 fn failed(doing: &str, error: candle_core::Error) -> Error {
-    Error::internal(format!("model: {doing}")).caused_by(error)
+    let text = error.to_string().to_lowercase().replace('_', " ");
+    let kind = match text.contains("out of memory") {
+        true => ErrorKind::OutOfMemory,
+        false => ErrorKind::Internal,
+    };
+    Error::new(kind, format!("model: {doing}")).caused_by(error)
 }

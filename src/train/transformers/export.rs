@@ -3,15 +3,17 @@
 //! Takes a shape, weights, a tokenizer and the text of a card, gives the directory: complete, read back and
 //! compared, or not there at all.
 
+use std::io::Write;
 use std::path::Path;
 
 use super::super::tensors::{self, Tensor};
 use super::{CONFIG, MODEL, config, import, swap_pair_classes, tokenizer};
 use crate::collate::HostBatch;
+use crate::durable::{Os, commit};
 use crate::model::{Arch, Engine, FusedEngine, Layout, ModelConfig, Optimizer, Precision};
 use crate::sample::{PairLabel, SEGMENT_A, SEGMENT_B};
 use crate::vocab::Tokenizer;
-use crate::{Error, ErrorKind, Result, durable};
+use crate::{Error, ErrorKind, Result};
 
 /// The model card's file.
 pub const CARD: &str = "README.md";
@@ -46,16 +48,14 @@ pub fn write(
 ) -> Result<()> {
     check(model)?;
     make_way(directory)?;
-    durable::write_dir(directory, |new| {
-        let put = |name: &str, text: &str| {
-            let path = new.join(name);
-            std::fs::write(&path, text).map_err(|e| Error::writing(&path, e))
-        };
-        put(CONFIG, &config::text(model, vocabulary.specials().pad))?;
-        put(CARD, card)?;
-        tokenizer::write(new, vocabulary, model.max_positions)?;
-        write_weights(&new.join(MODEL), model, weights)?;
-        verify(new, model, weights).map_err(|e| e.context("export: reading back what was written"))
+    commit::directory(&Os, directory, |new| {
+        new.write(CONFIG, config::text(model, vocabulary.specials().pad).as_bytes())?;
+        new.write(CARD, card.as_bytes())?;
+        tokenizer::write(new.path(), vocabulary, model.max_positions)?;
+        let path = directory.join(MODEL);
+        new.file(MODEL, None, |out| write_weights(out, &path, model, weights))?;
+        new.sync_all()?;
+        verify(new.path(), model, weights).map_err(|e| e.context("export: reading back what was written"))
     })
 }
 
@@ -74,7 +74,7 @@ fn make_way(directory: &Path) -> Result<()> {
 
 /// Names as in the layout. The decoder shares the embedding and has its bias as `cls.predictions.bias`: tied
 /// tensors are written once, as transformers does.
-fn write_weights(path: &Path, model: &ModelConfig, weights: &[f32]) -> Result<()> {
+fn write_weights(out: &mut dyn Write, path: &Path, model: &ModelConfig, weights: &[f32]) -> Result<()> {
     let layout = Layout::new(model);
     let mut weights = weights.to_vec();
     swap_pair_classes(&layout, &mut weights);
@@ -84,7 +84,7 @@ fn write_weights(path: &Path, model: &ModelConfig, weights: &[f32]) -> Result<()
         values: &weights[p.range.clone()],
     };
     let tensors: Vec<Tensor<'_>> = layout.parameters().iter().map(tensor).collect();
-    tensors::write(path, &tensors).map(|_| ())
+    tensors::write(out, path, &tensors).map(|_| ())
 }
 
 /// Holds what `directory` gives against the model: shape, every bit of the weights, and what they predict.

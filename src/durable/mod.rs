@@ -1,45 +1,33 @@
 //! Files that must survive a kill or a power loss at any instant: the old or the new one is there, never
 //! a third state. Takes bytes and directories, knows nothing of what they mean.
 //!
-//! The order is always the same: a temporary beside the target, created exclusively; its content; fsync of
-//! the content; rename; fsync of the directory. A name therefore never stands for bytes that are not on the
-//! disk yet. A failed fsync ends the attempt: the kernel may have marked the lost pages clean, so that a
-//! second fsync of the same file would report a success that never was.
-//!
-//! A temporary is locked (`flock`) as long as its writer lives, and the kernel frees the lock of a killed
-//! one: that, and no process number that may have been given to somebody else meanwhile, is how
-//! [`clean_temporaries`] tells what was left behind from what is being written.
+//! `disk` is what is asked of a file system, `commit` the one order of operations in which everything that must
+//! survive is written; here stand the short ways to both on the operating system's disk.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
 
 use crate::{Error, ErrorKind, Result};
 
-/// Temporaries are called `.bertstream-PROCESS-NUMBER.tmp`: hidden, and nobody else's.
-const TEMPORARY_PREFIX: &str = ".bertstream-";
-const TEMPORARY_SUFFIX: &str = ".tmp";
+pub mod commit;
+mod disk;
 
-/// Large enough that a write costs a system call per megabyte, small enough for a cache.
-const WRITE_BUFFER: usize = 1 << 20;
+pub use disk::{Claim, Disk, Kind, NewFile, Os};
 
-/// Writes `bytes` to `path` so that a reader sees the old file or the new one: a temporary beside it,
-/// created exclusively, synced, renamed over `path`, and the directory synced. A symbolic link at `path` is
-/// replaced, never followed.
+/// Writes `bytes` to `path` so that a reader sees the old file or the new one.
 ///
 /// # Errors
-/// [`ErrorKind::CannotCreate`] naming `path` where its directory is missing or cannot be written,
-/// [`ErrorKind::Io`] otherwise, with the bytes needed and free where the disk is full. The old file is
-/// untouched and the temporary is gone, except where the last sync failed: then the new file is in place and
-/// may not survive a power loss.
+/// As [`commit::file`].
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let needed = bytes.len() as u64;
-    write_stream(path, Some(needed), |out| {
-        out.write_all(bytes).map_err(|error| failed_write(path, Some(needed), error))
+    write_file_on(&Os, path, bytes)
+}
+
+/// [`write_file`] on a disk.
+pub fn write_file_on(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+    let needed = Some(bytes.len() as u64);
+    commit::file(disk, path, needed, |out| {
+        out.write_all(bytes).map_err(|error| failed_write(path, needed, error))
     })
 }
 
@@ -50,53 +38,16 @@ pub fn write_stream(
     needed: Option<u64>,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
-    let directory = parent(path);
-    let temporary =
-        Temporary::create(path, |name| OpenOptions::new().write(true).create_new(true).open(name))?;
-    let mut out = BufWriter::with_capacity(WRITE_BUFFER, &temporary.handle);
-    fill(&mut out)?;
-    out.flush().map_err(|error| failed_write(path, needed, error))?;
-    drop(out);
-    temporary.handle.sync_all().map_err(|error| failed_write(path, needed, error))?;
-    temporary.publish(path, |from, to| fs::rename(from, to))?;
-    sync_dir(directory)
+    commit::file(&Os, path, needed, fill)
 }
 
-/// Makes directory `path` with the files that `fill` writes into the temporary directory it is given: files
-/// and directory are synced, then renamed to `path`, which must not exist, and the parent is synced.
+/// Gives the finished file `from`, open as `file`, the name `to` beside it, once its content is synced.
 ///
 /// # Errors
-/// As [`write_file`], and [`ErrorKind::CannotCreate`] where `path` exists, found out before `fill` runs
-/// and again by the rename itself. An error of `fill` is passed on; nothing remains of its files.
-pub fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    // Not `exists`, which is false for a dangling link.
-    if fs::symlink_metadata(path).is_ok() {
-        return Err(Error::writing(path, io::ErrorKind::AlreadyExists.into()));
-    }
-    let directory = parent(path);
-    let temporary = Temporary::create(path, |name| {
-        fs::create_dir(name)?;
-        // A cleaner that was faster than the lock has removed it: as good as a name that was taken.
-        File::open(name).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => io::ErrorKind::AlreadyExists.into(),
-            _ => error,
-        })
-    })?;
-    fill(&temporary.path)?;
-    sync_tree(&temporary.path)?;
-    temporary.publish(path, rename_without_replacing)?;
-    sync_dir(directory)
-}
-
-/// Gives the finished file `from`, open as `file`, the name `to` beside it: its content is synced, it is renamed,
-/// and the directory is synced. For files that grow over hours and are gone on with after a kill.
-///
-/// # Errors
-/// As [`write_file`]; `from` stays where it is, except where the last sync failed.
+/// As [`commit::publish`].
 pub fn publish_file(file: &File, from: &Path, to: &Path) -> Result<()> {
     file.sync_all().map_err(|error| failed_write(to, None, error))?;
-    fs::rename(from, to).map_err(|error| failed_write(to, None, error))?;
-    sync_dir(parent(to))
+    commit::publish(&Os, from, to)
 }
 
 /// All of a file that is meant to be small enough for memory.
@@ -105,25 +56,16 @@ pub fn publish_file(file: &File, from: &Path, to: &Path) -> Result<()> {
 /// As [`Error::reading`], and [`ErrorKind::Data`] where there are more than `most` bytes, whatever the file's
 /// metadata claim.
 pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
-        .map_err(|error| Error::reading(path, error))?;
+    read_at_most_on(&Os, path, most)
+}
+
+/// [`read_at_most`] on a disk.
+pub fn read_at_most_on(disk: &dyn Disk, path: &Path, most: u64) -> Result<Vec<u8>> {
+    let bytes = disk.read(path, most.saturating_add(1)).map_err(|error| Error::reading(path, error))?;
     if bytes.len() as u64 > most {
         return Err(Error::data(format!("cannot read {}: larger than {most} bytes", path.display())));
     }
     Ok(bytes)
-}
-
-/// Forces the content of file `path` to the disk, whoever wrote it. Not to be retried where it fails.
-pub fn sync_file(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|error| failed_write(path, None, error))
-}
-
-/// Forces the entries of directory `path` (creations, renames, removals) to the disk. Not to be retried where
-/// it fails.
-pub fn sync_dir(path: &Path) -> Result<()> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(|error| Error::writing(path, error))
 }
 
 /// Removes the temporaries in `directory` whose writers died, and says how many there were. Those of living
@@ -137,9 +79,9 @@ pub fn clean_temporaries(directory: &Path) -> Result<usize> {
         let entry = entry.map_err(|error| Error::reading(directory, error))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with(TEMPORARY_PREFIX)
-            && name.ends_with(TEMPORARY_SUFFIX)
-            && remove_abandoned(&entry.path()).is_ok()
+        if name.starts_with(commit::TEMPORARY_PREFIX)
+            && name.ends_with(commit::TEMPORARY_SUFFIX)
+            && Os.remove_abandoned(&entry.path()).is_ok()
         {
             removed += 1;
         }
@@ -157,111 +99,12 @@ pub fn failed_write(path: &Path, needed: Option<u64>, error: io::Error) -> Error
     if let Some(needed) = needed {
         message += &format!(", {needed} bytes needed");
     }
-    if let Ok(disk) = rustix::fs::statvfs(parent(path)) {
+    // Of a directory in the making nothing is there yet under its name.
+    let above = path.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+    if let Some(disk) = above.flat_map(rustix::fs::statvfs).next() {
         message += &format!(", {} bytes free on its file system", disk.f_bavail * disk.f_frsize);
     }
     Error::new(ErrorKind::Io, message).caused_by(error)
-}
-
-/// A file or directory under a name of its own, locked by `handle`, removed unless it is published.
-struct Temporary {
-    path: PathBuf,
-    handle: File,
-    published: bool,
-}
-
-impl Temporary {
-    /// Makes one beside `target`; `make` must fail where the name is taken.
-    fn create(target: &Path, make: impl Fn(&Path) -> io::Result<File>) -> Result<Self> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        if target.file_name().is_none() {
-            return Err(Error::writing(target, io::ErrorKind::IsADirectory.into()));
-        }
-        loop {
-            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let process = std::process::id();
-            let path = parent(target).join(format!("{TEMPORARY_PREFIX}{process}-{number}{TEMPORARY_SUFFIX}"));
-            let handle = match make(&path) {
-                Ok(handle) => handle,
-                // By a process of the same number that was killed.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(error) => return Err(Error::writing(target, error)),
-            };
-            // Some file systems have no locks; there nobody can take it from us either, see
-            // `remove_abandoned`.
-            let locked = handle.lock().is_ok();
-            // Between creation and lock a cleaner may have taken it for abandoned: then the name is gone.
-            if !locked || is_named(&handle, &path) {
-                return Ok(Self { path, handle, published: false });
-            }
-        }
-    }
-
-    fn publish(mut self, to: &Path, rename: impl FnOnce(&Path, &Path) -> io::Result<()>) -> Result<()> {
-        rename(&self.path, to).map_err(|error| failed_write(to, None, error))?;
-        self.published = true;
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.published
-            && let Err(error) = remove(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "a temporary stays behind");
-        }
-    }
-}
-
-/// Whether `path` still names the file behind `handle`.
-fn is_named(handle: &File, path: &Path) -> bool {
-    match (handle.metadata(), fs::symlink_metadata(path)) {
-        (Ok(open), Ok(named)) => open.ino() == named.ino() && open.dev() == named.dev(),
-        _ => false,
-    }
-}
-
-/// Removes the temporary `path` if its lock is free.
-fn remove_abandoned(path: &Path) -> io::Result<()> {
-    // No link is followed and no pipe waited for: anybody may have put one under such a name.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let handle = File::from(rustix::fs::openat(CWD, path, flags, Mode::empty())?);
-    handle.try_lock()?;
-    remove(path)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    // Neither follows links.
-    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
-}
-
-/// Syncs every file and directory below `path`, and then `path`. A write that failed in the background
-/// after its writer closed the file is reported to whoever syncs it first, which is here.
-fn sync_tree(path: &Path) -> Result<()> {
-    for entry in fs::read_dir(path).map_err(|error| Error::reading(path, error))? {
-        let entry = entry.map_err(|error| Error::reading(path, error))?;
-        let kind = entry.file_type().map_err(|error| Error::reading(path, error))?;
-        if kind.is_dir() {
-            sync_tree(&entry.path())?;
-        } else if kind.is_file() {
-            sync_file(&entry.path())?;
-        }
-    }
-    sync_dir(path)
-}
-
-fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::io::Errno;
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // The kernel or the file system does not know the flag. A plain rename of a directory replaces
-        // nothing but an empty directory, so that nothing can be lost.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match fs::symlink_metadata(to) {
-            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-            Err(_) => fs::rename(from, to),
-        },
-        renamed => Ok(renamed?),
-    }
 }
 
 /// The directory of `path`, where a bare name lies in the current one.
@@ -274,7 +117,17 @@ pub fn parent(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use super::commit::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX};
     use super::*;
+
+    fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        commit::directory(&Os, path, |new| {
+            fill(new.path())?;
+            new.sync_all()
+        })
+    }
 
     fn names(directory: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(directory)
