@@ -1,20 +1,21 @@
 //! What the rooms say while they work, as lines on stderr that do not break a progress bar.
 //!
-//! Takes `tracing` events, gives `warning: corpus: what happened`. No time stands before a line: people read
-//! these as they come, and what must be dated is in a run's records.
+//! Takes `tracing` events, gives `warning: corpus: what happened`, or a JSON object. No time stands before a line:
+//! people read these as they come, and what must be dated is in a run's records.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::json;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Names the level where no flag does.
 const VARIABLE: &str = "BERTSTREAM_LOG";
@@ -46,11 +47,62 @@ impl From<Level> for tracing::Level {
     }
 }
 
-/// Shows events from now on, down to the level of the flag, of the environment, or warnings.
+/// How lines on stderr are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object each, whose `kind` tells its other fields.
+    Json,
+}
+
+static FORMAT: OnceLock<Format> = OnceLock::new();
+
+/// How lines are written: for people, until [`show`] was told otherwise.
+pub fn format() -> Format {
+    FORMAT.get().copied().unwrap_or_default()
+}
+
+/// Writes a line above the bars. That stderr is gone is no reason to stop.
+fn write(line: &str) {
+    let line = if line.ends_with('\n') { line.to_owned() } else { format!("{line}\n") };
+    drop(BARS.suspend(|| io::stderr().write_all(line.as_bytes())));
+}
+
+/// Tells people something.
+pub fn note(text: &str) {
+    match format() {
+        Format::Text => write(text),
+        Format::Json => object(&json!({ "kind": "note", "text": text.trim_end() })),
+    }
+}
+
+/// Tells programs something: a JSON object.
+pub fn object(value: &impl serde::Serialize) {
+    write(&serde_json::to_string(value).expect("no map with keys that are not strings"));
+}
+
+/// Tells what ended the program. To stop where one was asked to is no error.
+pub fn fail(error: &Error) {
+    let stopped = matches!(error.kind(), ErrorKind::Stopped { .. });
+    match format() {
+        Format::Text if stopped => write(&error.to_string()),
+        Format::Text => write(&format!("error: {error}")),
+        Format::Json => object(&json!({
+            "kind": if stopped { "stopped" } else { "error" },
+            "text": error.to_string(),
+            "exit_code": error.kind().exit_code(),
+        })),
+    }
+}
+
+/// Shows events from now on, in this format, down to the level of the flag, of the environment, or warnings.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Usage`] where the environment names no level.
-pub fn show(flag: Option<Level>) -> Result<()> {
+/// [`ErrorKind::Usage`] where the environment names no level.
+pub fn show(flag: Option<Level>, format: Format) -> Result<()> {
+    FORMAT.get_or_init(|| format);
     let level = match (flag, std::env::var_os(VARIABLE)) {
         (Some(level), _) => level,
         (None, Some(name)) if !name.is_empty() => Level::from_str(&name.to_string_lossy(), true)
@@ -99,6 +151,14 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let metadata = event.metadata();
+        if format() == Format::Json {
+            let mut text = String::new();
+            context.field_format().format_fields(Writer::new(&mut text), event)?;
+            let level = metadata.level().as_str().to_lowercase();
+            let line =
+                json!({ "kind": "log", "level": level, "room": room(metadata.target()), "text": text });
+            return writeln!(writer, "{line}");
+        }
         let (word, colour) = match *metadata.level() {
             tracing::Level::ERROR => ("error", 31),
             tracing::Level::WARN => ("warning", 33),

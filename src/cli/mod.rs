@@ -6,13 +6,17 @@
 // Both panic where the reader is gone (`| head`, a closed terminal); `output` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::Result;
 
 mod bench;
 mod bottleneck;
 mod collate;
+mod config;
 mod corpus;
 mod embed;
 mod eval;
@@ -32,6 +36,7 @@ mod tokenizer;
 mod train;
 mod trained;
 mod tune;
+mod version;
 mod vocab;
 
 /// Streaming BERT pretraining: from text larger than memory to a trained BERT.
@@ -44,6 +49,9 @@ pub struct Cli {
     /// What is told on stderr besides results and errors [default: warn, or what BERTSTREAM_LOG says].
     #[arg(long, value_name = "LEVEL", global = true, display_order = 900)]
     log_level: Option<log::Level>,
+    /// How that is written: lines for people, or one JSON object a line.
+    #[arg(long, value_name = "FORMAT", global = true, display_order = 901, default_value = "text")]
+    log_format: log::Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,6 +90,11 @@ enum Command {
         \x20 bertstream train --corpus train.tsv --vocab vocab.json --output run --hidden 128 --layers 4 --steps 2000\n\
         \x20 bertstream train --resume run")]
     Train(Box<train::Args>),
+    /// Print a configuration of `train` to begin with: every flag, what it means, its default.
+    #[command(after_help = "Examples:\n\
+        \x20 bertstream config > run.toml\n\
+        \x20 bertstream train --config run.toml --steps 20")]
+    Config,
     /// Evaluate a run on a corpus or on batches from a file.
     #[command(after_help = "Example:\n  bertstream eval --run run --corpus held-out.tsv")]
     Eval(eval::Args),
@@ -118,10 +131,35 @@ enum Command {
     Quickstart(quickstart::Args),
 }
 
+/// Runs the program as it was called. What goes wrong is told here, once; the exit code is that of its class.
+pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    match Cli::of(&words).and_then(Cli::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::fail(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+/// The command line's definition, with what is only known at run time.
+fn command() -> clap::Command {
+    Cli::command().long_version(version::long())
+}
+
 impl Cli {
+    /// What these words ask for. Ends the process with clap's own message where they do not make sense.
+    fn of(words: &[OsString]) -> Result<Self> {
+        let command = command();
+        let given = command.clone().try_get_matches_from(words).unwrap_or_else(|error| error.exit());
+        let matches = config::matches(&command, words, given)?;
+        Ok(Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+    }
+
     /// Runs the chosen subcommand, with what the rooms tell shown on stderr.
-    pub fn run(self) -> Result<()> {
-        log::show(self.log_level)?;
+    fn run(self) -> Result<()> {
+        log::show(self.log_level, self.log_format)?;
         match self.command {
             Command::Vocab(args) => vocab::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),
@@ -131,6 +169,7 @@ impl Cli {
             Command::Sample(args) => sample::run(args),
             Command::Collate(args) => collate::run(args),
             Command::Train(args) => train::run(&args),
+            Command::Config => config::run(command()),
             Command::Eval(args) => eval::run(args),
             Command::Export(args) => export::run(&args),
             Command::FillMask(args) => fill_mask::run(&args),

@@ -6,7 +6,7 @@
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
-use super::log::minds_colours;
+use super::log::{self, minds_colours};
 use crate::sample::Paint;
 use crate::{Error, ErrorKind, Result};
 
@@ -20,9 +20,9 @@ pub fn print(text: impl Display) -> Result<()> {
     printer.finish().map(|_| ())
 }
 
-/// Tells people whole lines on stderr. That it is gone is no reason to stop.
+/// Tells people whole lines on stderr, above any bar. That it is gone is no reason to stop.
 pub fn tell(text: impl Display) {
-    drop(io::stderr().write_all(ended(text).as_bytes()));
+    log::note(&text.to_string());
 }
 
 /// Text with a line's end where it has none.

@@ -7,6 +7,7 @@
 //! A run directory:
 //! ```text
 //! config.json              the resolved configuration
+//! run.toml                 the same as flags, from which the run can be made again
 //! vocab.json
 //! metrics.jsonl            one record a line
 //! checkpoints/step-00000100/{model.safetensors, optimizer.safetensors, state.json}

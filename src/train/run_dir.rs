@@ -12,6 +12,8 @@ use crate::vocab::{SUBWORDS_FILE, WORDS_FILE};
 use crate::{Error, ErrorKind, Result};
 
 pub const CONFIG: &str = "config.json";
+/// The configuration as flags, from which the run can be made again.
+pub const FLAGS: &str = "run.toml";
 pub const METRICS: &str = "metrics.jsonl";
 /// How often each token came in the first samples, where the vocabulary does not tell.
 pub const TOKEN_COUNTS: &str = "token_counts.json";

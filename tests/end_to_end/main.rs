@@ -4,6 +4,7 @@
 mod batches;
 mod bench;
 mod commands;
+mod config;
 mod failures;
 mod hostile;
 mod report;

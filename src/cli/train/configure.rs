@@ -300,6 +300,51 @@ mod tests {
         assert_eq!((config.collate.pad_to, config.optimizer.kind), (PadTo::Longest, OptimizerKind::Adamw));
     }
 
+    /// What `run.toml` says is all that a configuration follows from.
+    #[test]
+    fn the_flags_of_a_configuration_give_that_configuration() {
+        for flags in [
+            "",
+            "--preset reference",
+            "--size mini --steps 100 -t test.tsv --eval-lines 5 --encoding latin1 --io pread --field body",
+            "-H 64 -l 2 -a 4 --dropout 0.2 --initializer torch --arch bert -s 600 -b 7 --accumulate 3 -e 2",
+            "--pad packed --lr 1e-5 --schedule cosine --warmup 3 --optimizer adam --adam-weight-decay 0 --clip 0",
+            "--adam-beta1 0.8 --adam-beta2 0.9 --adam-epsilon 1e-6 --workers 5 --threads 2 --log-freq 4",
+            "--eval-every 5 --save-every 0 --keep 9 --engine graph --index-dir elsewhere --corpus-lines 8",
+            "--pair sop --next-rate 0.4 --short-seq-prob 0.3 --truncate cut --shuffle blocks --window 9",
+            "--mask-rate 0.2 --mask-count bernoulli --mask-unit word --mask-share 0.7 --random-share 0.2",
+            "--predict-unknown --on-bad-line skip --seed 18446744073709551615 --precision bf16",
+        ] {
+            let config = configure(flags).unwrap();
+            let again: Vec<String> = super::super::resolved::flags(&config)
+                .into_iter()
+                .filter(|(name, _)| !["corpus", "vocab"].contains(name))
+                .map(|(name, value)| match value.as_str() {
+                    Some(text) => format!("--{name}={text}"),
+                    None => format!("--{name}={value}"),
+                })
+                .collect();
+            assert_eq!(configure(&again.join(" ")).unwrap(), config, "{flags}: {again:?}");
+        }
+    }
+
+    /// No flag is forgotten there, but for those that are written down by what they stand for.
+    #[test]
+    fn every_flag_is_in_the_resolved_configuration_or_changes_nothing() {
+        use clap::CommandFactory;
+        let flags =
+            "-t test.tsv --steps 9 --field x --corpus-lines 8 --index-dir x --eval-every 3 --eval-lines 4";
+        let config = configure(&format!("{flags} --epochs 3 --corpus-format pairs")).unwrap();
+        let mut written: Vec<_> =
+            super::super::resolved::flags(&config).into_iter().map(|flag| flag.0).collect();
+        written.extend(["output", "resume", "config", "preset", "size", "init", "tokens", "json", "quiet"]);
+        let command = Train::command();
+        for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+            let name = arg.get_long().unwrap();
+            assert!(written.contains(&name), "--{name} is in no run.toml");
+        }
+    }
+
     #[test]
     fn published_sizes_are_shapes_of_bert() {
         let check = |flags: &str, expected: (Arch, usize, usize, usize, f64)| {

@@ -21,7 +21,7 @@ pub fn vocabulary(args: &Args) -> Result<PathBuf> {
     match (&args.vocab, &args.init) {
         (Some(path), _) => Ok(path.clone()),
         (None, Some(directory)) => tokenizer::find(directory).ok_or_else(|| no_vocabulary(directory)),
-        (None, None) => Err(Error::usage("a new run needs --vocab")),
+        (None, None) => Err(Error::usage("a new run needs --vocab FILE")),
     }
 }
 

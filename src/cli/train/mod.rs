@@ -22,17 +22,18 @@ use crate::train::checkpoint::{Checkpoint, Progress};
 use crate::train::config::hex;
 use crate::train::evaluate::{OneEpoch, evaluation_samples};
 use crate::train::probe::full_batch;
-use crate::train::run_dir::{self, CONFIG, METRICS, TOKEN_COUNTS};
+use crate::train::run_dir::{self, CONFIG, FLAGS, METRICS, TOKEN_COUNTS};
 use crate::train::{
     BatchSource, DataConfig, DeviceChoice, Ending, Epoch, EvaluationRecord, MetricsFile, Observer, Record,
     RunConfig, RunDir, StepRecord, Survey, Trainer, Unigram, baseline, engine,
 };
 use crate::vocab::{self, Tokenizer};
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 
 mod configure;
 mod flags;
 mod init;
+mod resolved;
 mod stop;
 mod summary;
 mod terminal;
@@ -49,7 +50,8 @@ pub use terminal::percent;
 pub struct Args {
     /// Text to train on, a file or a directory of files (--corpus-format tells the formats). Several, each
     /// with this flag, are mixed; FILE:NUMBER gives each a share of the text of an epoch.
-    #[arg(short = 'c', long, value_name = "FILE", required_unless_present_any = ["resume", "samples"], action = ArgAction::Append,
+    #[arg(short = 'c', long, value_name = "FILE", required_unless_present_any = ["resume", "samples", "config"],
+          action = ArgAction::Append,
           aliases = ["train_dataset", "train-dataset", "corpus_path", "corpus-path"])]
     corpus: Vec<SourceArg>,
     /// Samples to train on in place of a text, a JSON object a line, as `bertstream sample --json` prints them; `-`
@@ -62,11 +64,11 @@ pub struct Args {
           aliases = ["test_dataset", "test-dataset"])]
     test: Vec<SourceArg>,
     /// Vocabulary: made by `vocab` or `tokenizer train`, or any tokenizer.json, vocab.txt, or directory with one.
-    #[arg(short = 'v', long, value_name = "FILE", required_unless_present_any = ["resume", "init"],
+    #[arg(short = 'v', long, value_name = "FILE", required_unless_present_any = ["resume", "init", "config"],
           aliases = ["vocab_path", "vocab-path"])]
     vocab: Option<PathBuf>,
     /// Directory of the run, which is made.
-    #[arg(short = 'o', long, value_name = "DIR", required_unless_present = "resume",
+    #[arg(short = 'o', long, value_name = "DIR", required_unless_present_any = ["resume", "config"],
           aliases = ["output_path", "output-path"])]
     output: Option<PathBuf>,
     /// Go on with the run in this directory, under its own configuration: the weights become those of a
@@ -81,6 +83,10 @@ pub struct Args {
     /// Defaults of all other flags [default: default].
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
+    /// Take the flags that are not given here from this file: what `bertstream config` prints, or the run.toml
+    /// of another run.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    config: Option<PathBuf>,
 
     #[command(flatten)]
     reading: ReadingFlags,
@@ -199,7 +205,10 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn start(args: &Args) -> Result<()> {
-    let Some(output) = &args.output else { return Err(Error::usage("a new run needs --output")) };
+    let Some(output) = &args.output else { return Err(Error::usage("a new run needs --output DIR")) };
+    if args.corpus.is_empty() {
+        return Err(Error::usage("a new run needs --corpus FILE"));
+    }
     if args.corpus.iter().chain(&args.test).any(|source| is_standard_input(&source.path)) {
         let what =
             "--corpus -: a run reads its text epoch after epoch, and again on --resume: write it to a file";
@@ -232,8 +241,14 @@ pub fn begin(config: &RunConfig, opened: &Opened, survey: &Survey, output: &Path
     if let Some(counts) = &survey.token_counts {
         baseline::write_counts(&run.file(TOKEN_COUNTS), counts)?;
     }
-    run.write_config(config)?;
+    write_config(&run, config)?;
     Ok(run)
+}
+
+/// Writes down what the run was begun with, as flags and, which makes the directory a run, in full.
+fn write_config(run: &RunDir, config: &RunConfig) -> Result<()> {
+    durable::write_file(&run.file(FLAGS), resolved::text(config).as_bytes())?;
+    run.write_config(config)
 }
 
 fn resume(args: &Args, directory: &Path) -> Result<()> {
@@ -273,7 +288,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     }
     args.show(directory)?;
     if config != stored {
-        run.write_config(&config)?;
+        write_config(&run, &config)?;
     }
     if !args.quiet {
         introduce(&config, &opened, &run, &survey);

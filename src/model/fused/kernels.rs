@@ -5,6 +5,7 @@
 //! that results are the same bits on every x86-64.
 
 use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 
 use crate::rng::dropout;
 
@@ -195,6 +196,19 @@ fn erf(x: f32) -> f32 {
     p = p * t - 1.265_512_2;
     let tail = t * exp(p - size * size);
     if x >= 0.0 { 1.0 - tail } else { tail - 1.0 }
+}
+
+/// What every processor of the architecture has.
+pub const BASELINE: &str = "baseline instructions";
+
+/// What these passes are compiled to on this machine, as users read it.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
+pub fn instructions() -> &'static str {
+    let compiled = [
+        (target_cfg_f!(target_feature = "avx512f"), "AVX-512"),
+        (target_cfg_f!(target_feature = "avx2"), "AVX2"),
+    ];
+    compiled.into_iter().find_map(|(is, name)| is.then_some(name)).unwrap_or(BASELINE)
 }
 
 /// `y = dropout(token + position + segment)` for each token of a chunk.

@@ -167,6 +167,22 @@ impl FusedEngine {
         Kernel::of(precision).name()
     }
 
+    /// What elementwise passes run on on this machine, in words.
+    pub fn elementwise() -> &'static str {
+        kernels::instructions()
+    }
+
+    /// What products of single precision run on on this machine, in words: `gemm` asks the same of the processor.
+    pub fn single_products() -> &'static str {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            return "AVX-512";
+        } else if std::arch::is_x86_feature_detected!("fma") {
+            return "AVX2 with FMA";
+        }
+        kernels::BASELINE
+    }
+
     /// The embeddings and each block's output, `layers + 1` columns `(rows, seq_len, hidden)`, without
     /// dropout. Padded positions are zero: nothing is computed there.
     ///
