@@ -104,9 +104,10 @@ fn every_line_of_the_metrics_is_json_with_both_losses_and_their_baselines() {
     for line in of("evaluation") {
         assert!(both.iter().all(|field| line[field].is_number()) && line["best"].is_boolean(), "{line}");
     }
-    // Each reading of the fake clock is a millisecond after the last: 1 of waiting, 1 of computing.
-    assert_eq!(of("step")[0]["data_wait"], 0.5);
-    assert_eq!(of("step")[0]["tokens_per_second"], 4000.0);
+    // Each reading of the fake clock is a millisecond after the last: 1 of waiting, 2 of computing, for before the
+    // update there is a pause to look on.
+    assert_eq!(of("step")[0]["data_wait"], 1e-3 / 3e-3);
+    assert_eq!(of("step")[0]["tokens_per_second"], 8.0 / 3e-3);
     assert_eq!(of("step")[0]["stages"], serde_json::json!([fake::stage()]));
 }
 

@@ -127,6 +127,18 @@ pub fn minds_colours() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
+/// Whether somebody looks at stderr on a terminal that can draw over what it showed.
+pub fn is_live() -> bool {
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    format() == Format::Text && io::stderr().is_terminal() && !dumb
+}
+
+/// Columns of the terminal behind stderr; 80 where it does not tell.
+pub fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stderr());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(80)
+}
+
 /// A bar on stderr where that is a terminal, nothing elsewhere. Events are shown above it.
 ///
 /// # Panics

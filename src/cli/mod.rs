@@ -16,6 +16,7 @@ use crate::Result;
 mod bench;
 mod bottleneck;
 mod collate;
+mod completions;
 mod config;
 mod corpus;
 mod embed;
@@ -25,6 +26,7 @@ mod fill_mask;
 mod flags;
 mod inspect;
 mod log;
+mod man;
 mod output;
 mod quickstart;
 mod rebuild;
@@ -47,10 +49,10 @@ pub struct Cli {
     #[command(subcommand)]
     command: Command,
     /// What is told on stderr besides results and errors [default: warn, or what BERTSTREAM_LOG says].
-    #[arg(long, value_name = "LEVEL", global = true, display_order = 900)]
+    #[arg(long, value_name = "LEVEL", global = true, help_heading = "Messages")]
     log_level: Option<log::Level>,
     /// How that is written: lines for people, or one JSON object a line.
-    #[arg(long, value_name = "FORMAT", global = true, display_order = 901, default_value = "text")]
+    #[arg(long, value_name = "FORMAT", global = true, help_heading = "Messages", default_value = "text")]
     log_format: log::Format,
 }
 
@@ -62,7 +64,8 @@ enum Command {
     Vocab(vocab::Args),
     /// Train a subword tokenizer, or show what one does to text.
     #[command(after_help = "Examples:\n\
-        \x20 bertstream tokenizer train --corpus train.txt --model wordpiece --vocab-size 8192 --output tokenizer.json\n\
+        \x20 bertstream tokenizer train --corpus train.txt --model wordpiece \\\n\
+        \x20     --vocab-size 8192 --output tokenizer.json\n\
         \x20 bertstream tokenizer encode --tokenizer tokenizer.json \"A text to cut.\"")]
     Tokenizer(tokenizer::Args),
     /// Encode a corpus once, into a file that training reads instead of its text.
@@ -83,20 +86,23 @@ enum Command {
     Sample(sample::Args),
     /// Print or write training batches.
     #[command(after_help = "Example:\n\
-        \x20 bertstream collate --corpus train.tsv --vocab vocab.json --batch-size 8 --limit 1")]
+        \x20 bertstream collate --corpus train.tsv --vocab vocab.json --batch-size 8 \\\n\
+        \x20     --limit 1")]
     Collate(collate::Args),
     /// Train a BERT, or go on with a run.
     #[command(after_help = "Examples:\n\
-        \x20 bertstream train --corpus train.tsv --vocab vocab.json --output run --hidden 128 --layers 4 --steps 2000\n\
-        \x20 bertstream train --resume run")]
+        \x20 bertstream train --corpus train.txt --test held-out.txt \\\n\
+        \x20     --vocab tokenizer.json --output run --size tiny --seq-len 64 --epochs 3\n\
+        \x20 bertstream train --resume run\n\
+        \x20 bertstream train --config run/run.toml --output again --seed 7")]
     Train(Box<train::Args>),
     /// Print a configuration of `train` to begin with: every flag, what it means, its default.
     #[command(after_help = "Examples:\n\
         \x20 bertstream config > run.toml\n\
-        \x20 bertstream train --config run.toml --steps 20")]
+        \x20 bertstream train --config run.toml --output configured --size tiny --epochs 1")]
     Config,
     /// Evaluate a run on a corpus or on batches from a file.
-    #[command(after_help = "Example:\n  bertstream eval --run run --corpus held-out.tsv")]
+    #[command(after_help = "Example:\n  bertstream eval --run run --corpus held-out.txt")]
     Eval(eval::Args),
     /// Write a run's model for transformers: config.json, model.safetensors, tokenizer and model card.
     #[command(after_help = "Example:\n  bertstream export run my-bert")]
@@ -110,7 +116,7 @@ enum Command {
         \x20 bertstream embed my-bert - < lines.txt")]
     Embed(embed::Args),
     /// Rebuild the batch of any step of a run, without training.
-    #[command(after_help = "Example:\n  bertstream inspect --run run --step 100 --limit 5")]
+    #[command(after_help = "Example:\n  bertstream inspect --run run --step 1 --limit 5")]
     Inspect(inspect::Args),
     /// Draw runs: a page with their curves, their corpora and a browser for the samples they saw.
     #[command(after_help = "Examples:\n\
@@ -119,16 +125,24 @@ enum Command {
     Report(report::Args),
     /// Measure the parts of the program on this machine.
     #[command(after_help = "Examples:\n\
-        \x20 bertstream bench step --hidden 256 --layers 8 --batch-size 64\n\
-        \x20 bertstream bench collate --corpus train.tsv --vocab vocab.json --consumer-ms 5")]
+        \x20 bertstream bench step --arch bert --hidden 128 --layers 2 --attn-heads 2\n\
+        \x20 bertstream bench collate --corpus train.tsv --vocab vocab.json \\\n\
+        \x20     --consumer-ms 5 --seconds 1")]
     Bench(bench::Args),
     /// Measure the data pipeline on a corpus and this machine, and tell which flags suit them.
     #[command(after_help = "Example:\n\
-        \x20 bertstream tune --corpus train.tsv --vocab vocab.json --seq-len 128 --batch-size 64")]
+        \x20 bertstream tune --corpus train.tsv --vocab vocab.json --seq-len 128 \\\n\
+        \x20     --batch-size 64 --seconds 0.5")]
     Tune(tune::Args),
     /// Train a small model on a made-up language that comes with the program.
-    #[command(after_help = "Example:\n  bertstream quickstart --output runs/first")]
+    #[command(after_help = "Example:\n  bertstream quickstart --output runs/first --steps 1000")]
     Quickstart(quickstart::Args),
+    /// Print what a shell needs to complete flags: for bash, zsh, fish, elvish or PowerShell.
+    #[command(after_help = "Example:\n  bertstream completions bash > bertstream.bash")]
+    Completions(completions::Args),
+    /// Write manual pages.
+    #[command(after_help = "Example:\n  bertstream man pages")]
+    Man(man::Args),
 }
 
 /// Runs the program as it was called. What goes wrong is told here, once; the exit code is that of its class.
@@ -179,6 +193,8 @@ impl Cli {
             Command::Bench(args) => bench::run(args),
             Command::Tune(args) => tune::run(&args),
             Command::Quickstart(args) => quickstart::run(args),
+            Command::Completions(args) => completions::run(&args, command()),
+            Command::Man(args) => man::run(&args, command()),
         }
     }
 }

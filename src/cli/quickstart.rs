@@ -62,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
         ));
         introduce(&config, &opened, &run, &survey);
     }
-    let mut done = execute(&config, &opened, &run, None, args.quiet)?;
+    let mut done = execute(&config, &opened, &survey, &run, None, args.quiet)?;
     if let Ending::Stopped(stop) = done.ending {
         return Err(Error::new(
             ErrorKind::Stopped { interrupt: stop == Stop::Interrupt },

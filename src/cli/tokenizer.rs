@@ -25,8 +25,10 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Train a tokenizer on a text of any size.
-    #[command(after_help = "Example:\n  bertstream tokenizer train --corpus train.txt --model wordpiece \
-                            --vocab-size 8192 --output tokenizer.json")]
+    #[command(
+        after_help = "Example:\n  bertstream tokenizer train --corpus train.txt --model wordpiece \\\n\
+        \x20     --vocab-size 8192 --output tokenizer.json"
+    )]
     Train(TrainArgs),
     /// Print the tokens and ids of a text, or of each line of stdin.
     #[command(

@@ -10,10 +10,11 @@ pub fn long() -> &'static str {
         let cuda = if cfg!(feature = "cuda") { "with" } else { "without" };
         let build = format!("{}, {cuda} CUDA", std::env::consts::ARCH);
         format!(
-            "{}\nbuilt for   {build}\nelementwise {}\nf32         {}\nbf16        {}",
+            "{}\nbuilt for   {build}\nelementwise {}\nproducts    {}\nf32         {}\nbf16        {}",
             env!("CARGO_PKG_VERSION"),
             FusedEngine::elementwise(),
             FusedEngine::single_products(),
+            FusedEngine::products(Precision::F32),
             FusedEngine::products(Precision::Bf16)
         )
     });

@@ -56,6 +56,7 @@ pub struct Args {
 
 /// Which text is counted, and with what means: for every command that counts words.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Corpus")]
 pub(super) struct TextArgs {
     /// Text to count: any UTF-8 text, or another encoding by --encoding; of JSON lines the texts, of a
     /// directory its files; `-` is standard input. Several, each with this flag, are counted together.

@@ -9,6 +9,7 @@ use super::engine::Compute;
 use super::schedule::Schedule;
 use super::skips::Skips;
 use super::steps::{Epoch, Length};
+use super::tensorboard::TensorBoard;
 use crate::collate::CollateConfig;
 use crate::corpus::Sources;
 use crate::model::{ModelConfig, Optimizer};
@@ -88,6 +89,9 @@ pub struct Runtime {
     pub save_every: Option<u64>,
     /// Newest checkpoints that are kept, besides the best.
     pub keep: usize,
+    /// What is written for TensorBoard; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensorboard: Option<TensorBoard>,
 }
 
 /// A fingerprint as it is written down.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::baseline::Guesses;
 use crate::flow::StageReport;
-use crate::model::Outcome;
+use crate::model::{Engine, Outcome};
 use crate::{Error, Result, durable};
 
 /// One line of `metrics.jsonl`.
@@ -148,6 +148,16 @@ pub trait Observer {
     /// Step `step` of `total` is done.
     fn advanced(&mut self, step: u64, total: u64) {
         let _ = (step, total);
+    }
+
+    /// The gradients of `step` are there, and the weights still those that they were made with.
+    fn differentiated(&mut self, step: u64, engine: &dyn Engine) {
+        let _ = (step, engine);
+    }
+
+    /// The weights are those after `step`. Nothing but forward passes without dropout may be asked for.
+    fn updated(&mut self, step: u64, engine: &mut dyn Engine) {
+        let _ = (step, engine);
     }
 
     /// Something was recorded.

@@ -10,6 +10,7 @@
 //! run.toml                 the same as flags, from which the run can be made again
 //! vocab.json
 //! metrics.jsonl            one record a line
+//! tensorboard/             event files, with --tensorboard
 //! checkpoints/step-00000100/{model.safetensors, optimizer.safetensors, state.json}
 //! latest, best             links to checkpoints
 //! model.safetensors, optimizer.safetensors, state.json    links through `latest`
@@ -29,6 +30,7 @@ pub mod schedule;
 pub mod skips;
 pub mod steps;
 mod survey;
+pub mod tensorboard;
 pub mod tensors;
 mod trainer;
 pub mod transformers;
@@ -44,4 +46,5 @@ pub use schedule::{Schedule, ScheduleKind};
 pub use skips::{Skips, Steps};
 pub use steps::{Epoch, Length, start_of_step};
 pub use survey::Survey;
+pub use tensorboard::{EventWriter, TensorBoard};
 pub use trainer::{Ending, Stop, Trainer};

@@ -51,6 +51,11 @@ impl Skips {
         self.0.is_empty()
     }
 
+    /// The ranges, ascending.
+    pub fn ranges(&self) -> &[Steps] {
+        &self.0
+    }
+
     /// Whether `step` is left out.
     pub fn contains(&self, step: u64) -> bool {
         self.0.iter().any(|steps| (steps.from..steps.to).contains(&step))

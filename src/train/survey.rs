@@ -5,7 +5,7 @@
 //! anything is written, that samples can be made of the corpus at all.
 
 use super::steps::Epoch;
-use crate::collate::{self, CollateConfig};
+use crate::collate::{self, CollateConfig, HostBatch};
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, positions};
 use crate::{Error, Result};
@@ -17,6 +17,9 @@ const ENOUGH: u64 = 1 << 16;
 /// tokens, if all were equally frequent.
 const ENOUGH_FOR_COUNTS: u64 = 1 << 20;
 
+/// Samples of the batch that is tried.
+const FEW: usize = 8;
+
 /// What was found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Survey {
@@ -25,6 +28,8 @@ pub struct Survey {
     pub tokens_per_sample: f64,
     /// Of a full batch.
     pub tokens_per_batch: f64,
+    /// A few samples of the beginning as a batch, to try how long a step takes.
+    pub trial: HostBatch,
     /// How often each id came, in id order; special tokens that stand around a text are left out. `None` where
     /// the vocabulary brings its own counts.
     pub token_counts: Option<Vec<u64>>,
@@ -40,6 +45,9 @@ impl Survey {
         let mut counts = tokenizer.counts().is_none().then(|| vec![0; tokenizer.len()]);
         let enough = if counts.is_some() { ENOUGH_FOR_COUNTS } else { ENOUGH };
         let mut collator = collate::collator(collate)?;
+        let mut few =
+            collate::collator(&CollateConfig { batch_size: collate.batch_size.min(FEW), ..collate.clone() })?;
+        let mut trial = None;
         let mut seen = Seen::default();
         let whole = plan.samples(Cursor::default(), 1, |parts| {
             for part in parts {
@@ -48,6 +56,9 @@ impl Survey {
                     seen.tokens += sample.ids.len() as u64;
                     seen.last = sample.origin.cursor;
                     counts.iter_mut().for_each(|counts| sample.count_tokens(counts));
+                    if trial.is_none() {
+                        trial = few.push(sample)?;
+                    }
                     seen.batches += u64::from(collator.push(sample)?.is_some());
                 }
                 if seen.tokens >= enough {
@@ -73,6 +84,7 @@ impl Survey {
         Ok(Self {
             epoch: seen.epoch(whole, plan),
             tokens_per_sample,
+            trial: trial.or_else(|| few.finish()).unwrap_or_default(),
             tokens_per_batch: tokens_per_sample * seen.samples as f64 / seen.batches as f64,
             token_counts: counts,
         })

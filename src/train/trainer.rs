@@ -182,9 +182,14 @@ impl Trainer<'_> {
     ) -> Result<Stepped> {
         let start = (self.clock)();
         let outcome = self.passes(micro, course)?;
+        window.computing += (self.clock)().saturating_sub(start);
+        // Who looks on takes nothing of the time that is reported.
+        let step = self.progress.step + 1;
+        self.observers.iter_mut().for_each(|o| o.differentiated(step, &*self.engine));
+        let start = (self.clock)();
         let updated = if outcome.loss().is_finite() {
             window.outcome.add(&outcome);
-            let update = Update { step: self.progress.step + 1, lr, clip: self.config.clip };
+            let update = Update { step, lr, clip: self.config.clip };
             self.engine.update(&update)?
         } else {
             self.forget_gradients()?;
@@ -325,7 +330,10 @@ impl Trainer<'_> {
     fn log(&mut self, stepped: &Stepped, window: &mut Window) {
         let Progress { step, skipped_updates, .. } = self.progress;
         let total = self.config.length.total;
-        self.observers.iter_mut().for_each(|o| o.advanced(step, total));
+        for observer in &mut self.observers {
+            observer.updated(step, self.engine);
+            observer.advanced(step, total);
+        }
         if !stepped.applied {
             let digest = self.progress.digest.to_string();
             self.record(&Record::SkippedUpdate { step, skipped_updates, digest });

@@ -117,8 +117,12 @@ fn the_template_trains_as_it_is_and_with_each_line_switched_on() {
     // Keys with a default mean that default; what stands in angle brackets is replaced before it is used.
     let on: String = template
         .lines()
-        // Text that is no JSON has no fields.
-        .filter(|line| !line.starts_with("# ") && !line.contains('<') && !line.starts_with("#field"))
+        // Text that is no JSON has no fields, and nothing is written for TensorBoard.
+        .filter(|line| {
+            !line.starts_with("# ")
+                && !line.contains('<')
+                && !["#field", "#histogram", "#examples"].iter().any(|key| line.starts_with(key))
+        })
         .map(|line| line.trim_start_matches('#').to_owned() + "\n")
         .collect();
     place.write("all.toml", on);

@@ -6,6 +6,7 @@ mod bench;
 mod commands;
 mod config;
 mod failures;
+mod help;
 mod hostile;
 mod report;
 mod resume;

@@ -74,7 +74,15 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
         compute: Compute::default(),
         length: Length::new(Some(2), None, epoch.steps(accumulate)),
         skip_steps: Skips::default(),
-        runtime: Runtime { workers: 0, threads: 1, log_freq: 1, eval_every: None, save_every: None, keep: 2 },
+        runtime: Runtime {
+            workers: 0,
+            threads: 1,
+            log_freq: 1,
+            eval_every: None,
+            save_every: None,
+            keep: 2,
+            tensorboard: None,
+        },
     }
 }
 

@@ -66,6 +66,7 @@ pub fn config(accumulate: usize) -> RunConfig {
             eval_every: None,
             save_every: Some(1),
             keep: 100,
+            tensorboard: None,
         },
     }
 }
@@ -251,6 +252,11 @@ pub struct Script {
 
 /// Runs, from the newest checkpoint in the directory if there is one.
 pub fn run(directory: &Path, config: &RunConfig, script: &Script) -> Left {
+    run_with(directory, config, script, &mut Recorder::default())
+}
+
+/// The same with one more observer.
+pub fn run_with(directory: &Path, config: &RunConfig, script: &Script, watcher: &mut dyn Observer) -> Left {
     let run = match directory.join("config.json").exists() {
         true => RunDir::resume(directory).unwrap(),
         false => RunDir::create(directory).unwrap(),
@@ -287,7 +293,7 @@ pub fn run(directory: &Path, config: &RunConfig, script: &Script) -> Left {
         probe: script.probe.as_ref(),
         test: script.test.as_ref().map(|t| t as &dyn BatchSource),
         unigram: None,
-        observers: vec![&mut metrics, &mut recorder],
+        observers: vec![&mut metrics, &mut recorder, watcher],
         clock: &|| {
             ticks.set(ticks.get() + 1);
             Duration::from_millis(ticks.get())

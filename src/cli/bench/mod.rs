@@ -34,18 +34,29 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Whole training steps: forward, backward, clipping, optimizer.
+    #[command(
+        after_help = "Example:\n  bertstream bench step --arch bert --hidden 128 --layers 2 --attn-heads 2"
+    )]
     Step(step::Args),
     /// A large matrix product: the peak that steps are measured against.
     Product(product::Args),
     /// Counting the words of a text and making the vocabulary, in whole passes over it.
+    #[command(after_help = "Example:\n  bertstream bench vocab --corpus train.tsv --seconds 1")]
     Vocab(vocab::Args),
     /// Documents from a corpus, in the order of training.
+    #[command(after_help = "Example:\n  bertstream bench corpus --corpus train.tsv --seconds 1")]
     Corpus(corpus::Args),
     /// Samples: text or stored ids to masked samples.
+    #[command(
+        after_help = "Example:\n  bertstream bench sample --corpus train.tsv --vocab vocab.json \\\n\x20     --seconds 1"
+    )]
     Sample(sample::Args),
     /// The masks of made-up rows, without anything around them.
     Mask(mask::Args),
     /// Batches, as training takes them.
+    #[command(
+        after_help = "Example:\n  bertstream bench collate --corpus train.tsv --vocab vocab.json \\\n\x20     --seconds 1"
+    )]
     Collate(collate::Args),
 }
 

@@ -65,6 +65,7 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
             eval_every: None,
             save_every: Some(SAVE_EVERY),
             keep: 3,
+            tensorboard: None,
         },
     }
 }
@@ -166,6 +167,7 @@ impl Args {
                     steps => steps,
                 },
                 keep: size(runtime.keep, base.runtime.keep),
+                tensorboard: self.tensorboard.over(base.runtime.tensorboard)?,
             },
         };
         check(&config)?;
@@ -313,6 +315,8 @@ mod tests {
             "--eval-every 5 --save-every 0 --keep 9 --engine graph --index-dir elsewhere --corpus-lines 8",
             "--pair sop --next-rate 0.4 --short-seq-prob 0.3 --truncate cut --shuffle blocks --window 9",
             "--mask-rate 0.2 --mask-count bernoulli --mask-unit word --mask-share 0.7 --random-share 0.2",
+            "--tensorboard --examples-every 7",
+            "--tensorboard=board --histogram-every 0",
             "--predict-unknown --on-bad-line skip --seed 18446744073709551615 --precision bf16",
         ] {
             let config = configure(flags).unwrap();
@@ -321,6 +325,7 @@ mod tests {
                 .filter(|(name, _)| !["corpus", "vocab"].contains(name))
                 .map(|(name, value)| match value.as_str() {
                     Some(text) => format!("--{name}={text}"),
+                    None if name == "tensorboard" => "--tensorboard".to_owned(),
                     None => format!("--{name}={value}"),
                 })
                 .collect();
@@ -332,12 +337,14 @@ mod tests {
     #[test]
     fn every_flag_is_in_the_resolved_configuration_or_changes_nothing() {
         use clap::CommandFactory;
-        let flags =
-            "-t test.tsv --steps 9 --field x --corpus-lines 8 --index-dir x --eval-every 3 --eval-lines 4";
-        let config = configure(&format!("{flags} --epochs 3 --corpus-format pairs")).unwrap();
+        let flags = "-t test.tsv --steps 9 --field x --corpus-lines 8 --index-dir x --eval-every 3 --eval-lines 4 --tensorboard";
+        let config =
+            configure(&format!("{flags} --epochs 3 --corpus-format pairs --skip-steps 2..3")).unwrap();
         let mut written: Vec<_> =
             super::super::resolved::flags(&config).into_iter().map(|flag| flag.0).collect();
-        written.extend(["output", "resume", "config", "preset", "size", "init", "tokens", "json", "quiet"]);
+        written.extend([
+            "output", "resume", "config", "samples", "preset", "size", "init", "tokens", "json", "quiet",
+        ]);
         let command = Train::command();
         for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
             let name = arg.get_long().unwrap();
@@ -390,6 +397,7 @@ mod tests {
             ("--dropout 1", "--dropout 1"),
             ("--device cuda:0", "--device cuda:0"),
             ("--cuda-devices 0 1", "--cuda-devices"),
+            ("--histogram-every 9", "--tensorboard"),
         ] {
             let error = configure(flags).unwrap_err();
             assert_eq!(error.kind().exit_code(), 2, "{flags}");

@@ -1,9 +1,11 @@
 //! Flags of `train` and of what else computes, and the values that they take.
 
+use std::path::PathBuf;
+
 use super::super::flags::{threads, workers};
 use crate::collate::PadTo;
 use crate::model::{Arch, Init, OptimizerKind, Precision};
-use crate::train::{Compute, DeviceChoice, EngineKind, ScheduleKind, Steps};
+use crate::train::{Compute, DeviceChoice, EngineKind, ScheduleKind, Steps, TensorBoard};
 use crate::{Error, Result};
 
 /// The shape of the model.
@@ -149,6 +151,48 @@ pub struct RuntimeFlags {
     /// Keep the newest N checkpoints, and the best [default: 3].
     #[arg(long, value_name = "N", value_parser = positive)]
     pub keep: Option<u64>,
+}
+
+/// What is written for TensorBoard.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "TensorBoard")]
+pub struct TensorBoardFlags {
+    /// Write event files that TensorBoard reads, into this directory [default: tensorboard in the run's].
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    pub tensorboard: Option<Option<PathBuf>>,
+    /// Steps between two histograms of every weight and gradient, each a copy of all weights; 0: none [default: 500].
+    #[arg(long, value_name = "N")]
+    pub histogram_every: Option<u64>,
+    /// Steps between two looks at the same examples and what is predicted there; 0: none [default: 100].
+    #[arg(long, value_name = "N")]
+    pub examples_every: Option<u64>,
+}
+
+impl TensorBoardFlags {
+    /// What is written: these flags over those of a run begun.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Usage`] where something is asked of what is not written.
+    pub fn over(&self, base: Option<TensorBoard>) -> Result<Option<TensorBoard>> {
+        let fresh = || TensorBoard { directory: None, histogram_every: Some(500), examples_every: Some(100) };
+        let Some(base) = base.or_else(|| self.tensorboard.is_some().then(fresh)) else {
+            let asked = [("histogram", self.histogram_every), ("examples", self.examples_every)];
+            return match asked.into_iter().find_map(|(name, steps)| Some((name, steps?))) {
+                Some((name, n)) => Err(Error::usage(format!("--{name}-every {n} needs --tensorboard"))),
+                None => Ok(None),
+            };
+        };
+        let every = |flag: Option<u64>, base: Option<u64>| flag.map_or(base, |n| (n > 0).then_some(n));
+        let directory = match &self.tensorboard {
+            Some(directory) => directory.clone(),
+            None => base.directory,
+        };
+        Ok(Some(TensorBoard {
+            directory,
+            histogram_every: every(self.histogram_every, base.histogram_every),
+            examples_every: every(self.examples_every, base.examples_every),
+        }))
+    }
 }
 
 /// What computes. Shared with `eval`.

@@ -1,7 +1,7 @@
 //! `bertstream train`: a new run, or one that goes on.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ArgAction;
 
@@ -23,9 +23,11 @@ use crate::train::config::hex;
 use crate::train::evaluate::{OneEpoch, evaluation_samples};
 use crate::train::probe::full_batch;
 use crate::train::run_dir::{self, CONFIG, FLAGS, METRICS, TOKEN_COUNTS};
+use crate::train::tensorboard::Examples;
 use crate::train::{
-    BatchSource, DataConfig, DeviceChoice, Ending, Epoch, EvaluationRecord, MetricsFile, Observer, Record,
-    RunConfig, RunDir, StepRecord, Survey, Trainer, Unigram, baseline, engine,
+    BatchSource, DataConfig, DeviceChoice, Ending, Epoch, EvaluationRecord, EventWriter, MetricsFile,
+    Observer, Record, RunConfig, RunDir, StepRecord, Survey, TensorBoard, Trainer, Unigram, baseline, engine,
+    metrics,
 };
 use crate::vocab::{self, Tokenizer};
 use crate::{Error, Result, durable};
@@ -33,6 +35,7 @@ use crate::{Error, Result, durable};
 mod configure;
 mod flags;
 mod init;
+mod live;
 mod resolved;
 mod stop;
 mod summary;
@@ -40,13 +43,14 @@ mod terminal;
 
 pub use configure::{check, defaults};
 pub use flags::{ComputeFlags, cores, default_workers};
-use flags::{ModelFlags, RuntimeFlags, TrainingFlags};
+use flags::{ModelFlags, RuntimeFlags, TensorBoardFlags, TrainingFlags};
 pub use summary::introduce;
 use summary::{already_finished, check_memory, conclude};
 pub use terminal::percent;
 
 /// Flags of `train`. Those left out come from the preset, or on `--resume` from the run.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Input and output")]
 pub struct Args {
     /// Text to train on, a file or a directory of files (--corpus-format tells the formats). Several, each
     /// with this flag, are mixed; FILE:NUMBER gives each a share of the text of an epoch.
@@ -100,6 +104,8 @@ pub struct Args {
     training: TrainingFlags,
     #[command(flatten)]
     runtime: RuntimeFlags,
+    #[command(flatten)]
+    tensorboard: TensorBoardFlags,
     #[command(flatten)]
     compute: ComputeFlags,
 
@@ -206,7 +212,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn start(args: &Args) -> Result<()> {
     let Some(output) = &args.output else { return Err(Error::usage("a new run needs --output DIR")) };
-    if args.corpus.is_empty() {
+    if args.corpus.is_empty() && args.samples.is_none() {
         return Err(Error::usage("a new run needs --corpus FILE"));
     }
     if args.corpus.iter().chain(&args.test).any(|source| is_standard_input(&source.path)) {
@@ -230,7 +236,7 @@ fn start(args: &Args) -> Result<()> {
     if !args.quiet {
         introduce(&config, &opened, &run, &survey);
     }
-    let done = execute(&config, &opened, &run, None, args.quiet)?;
+    let done = execute(&config, &opened, &survey, &run, None, args.quiet)?;
     conclude(&config, &opened, &run, &done, args.json)
 }
 
@@ -293,7 +299,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     if !args.quiet {
         introduce(&config, &opened, &run, &survey);
     }
-    let done = execute(&config, &opened, &run, found, args.quiet)?;
+    let done = execute(&config, &opened, &survey, &run, found, args.quiet)?;
     conclude(&config, &opened, &run, &done, args.json)
 }
 
@@ -345,6 +351,7 @@ impl Observer for Newest {
 pub fn execute(
     config: &RunConfig,
     opened: &Opened,
+    survey: &Survey,
     run: &RunDir,
     from: Option<Checkpoint>,
     quiet: bool,
@@ -370,18 +377,39 @@ pub fn execute(
         plan: Plan { corpus, sample: &test_samples, ..plan },
         collate: &test_collate,
     });
+    if !quiet {
+        let steps = config.length.total.saturating_sub(progress.step);
+        summary::estimate(&mut *engine, survey, config.accumulate, steps)?;
+    }
     let mut metrics = MetricsFile::open(&run.file(METRICS), progress.step)?;
+    let earlier = metrics::records(&run.file(METRICS))?;
     let situation = Situation::here("train", &*opened.corpus);
-    let mut terminal = terminal::Terminal::new(quiet, situation, progress.step, config.length.total);
+    let mut terminal =
+        terminal::Terminal::new(quiet, situation, progress.step, config.length.total, &earlier);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "TensorBoard dates events; nothing is ordered or measured by it"
+    )]
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let mut events = match &config.runtime.tensorboard {
+        None => None,
+        Some(board) => {
+            let directory = summary::board_directory(board, run);
+            let examples = examples(board, opened, plan, config)?;
+            Some(EventWriter::begin(&directory, progress.step, board, examples, &now)?)
+        }
+    };
     let gauges = Gauges::default();
     let mut newest = Newest::default();
     let started = Instant::now();
     let cursor = progress.cursor;
     // Only from here on is there anything to save: until now a signal ends the process at once.
-    let signals = stop::Signals::listen()?;
     // The memory of the CPU was asked after before anything was taken of it.
     let probe = (config.compute.device != DeviceChoice::Cpu)
         .then(|| full_batch(config.collate.batch_size, config.collate.seq_len, config.model.vocab_size));
+    let signals = stop::Signals::listen(run.path())?;
+    let mut observers: Vec<&mut dyn Observer> = vec![&mut metrics, &mut terminal, &mut newest];
+    observers.extend(events.as_mut().map(|events| events as &mut dyn Observer));
     let mut trainer = Trainer {
         engine: &mut *engine,
         probe: probe.as_ref(),
@@ -390,7 +418,7 @@ pub fn execute(
         progress,
         test: test.as_ref().map(|t| t as &dyn BatchSource),
         unigram: unigram.as_ref(),
-        observers: vec![&mut metrics, &mut terminal, &mut newest],
+        observers,
         clock: &|| started.elapsed(),
         stages: &|| gauges.lap().stages,
         stop: &|| signals.request(),
@@ -399,7 +427,33 @@ pub fn execute(
     let ending =
         plan.gauged_batches(&config.collate, cursor, epochs, &gauges, |batches| trainer.run(batches))?;
     let (progress, flow) = (trainer.progress, gauges.total());
+    drop(terminal);
     Ok(Done { ending, progress, engine, last_step: newest.step, last_test: newest.test, flow })
+}
+
+/// What is predicted now and then for TensorBoard: the first samples of the test corpus, or of the training where
+/// there is none.
+fn examples<'o>(
+    board: &TensorBoard,
+    opened: &'o Opened,
+    training: Plan<'_>,
+    config: &RunConfig,
+) -> Result<Option<Examples<'o>>> {
+    const SHOWN: usize = 4;
+    if board.examples_every.is_none() {
+        return Ok(None);
+    }
+    let sample = evaluation_samples(&config.sample);
+    let collate = CollateConfig { batch_size: SHOWN, pad_to: PadTo::Longest, ..config.collate.clone() };
+    let corpus = opened.test.as_deref().unwrap_or(training.corpus);
+    let plan = Plan { corpus, sample: &sample, workers: 0, ..training };
+    let mut first = None;
+    OneEpoch { plan, collate: &collate }.pass(&mut |batches| {
+        first = batches.next().transpose()?;
+        Ok(())
+    })?;
+    let held_out = opened.test.is_some();
+    Ok(first.map(|batch| Examples { batch, tokenizer: &*opened.tokenizer, held_out }))
 }
 
 #[cfg(test)]

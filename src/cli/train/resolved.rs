@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use toml::Value;
 
-use crate::corpus::{CorpusConfig, Sources};
+use crate::corpus::{CorpusConfig, Format, Sources};
 use crate::train::RunConfig;
 
 /// The text of `run.toml`.
@@ -37,13 +37,14 @@ pub fn flags(config: &RunConfig) -> Vec<(&'static str, Value)> {
         let value = of(first)?;
         all.iter().all(|source| of(source).as_ref() == Some(&value)).then_some(value)
     };
+    let ready = first.format == Some(Format::Samples);
     let init = config.init_from.as_ref();
     let optional: Vec<(&'static str, Option<Value>)> = vec![
-        ("corpus", Some(sources(&data.corpus))),
+        (if ready { "samples" } else { "corpus" }, Some(sources(&data.corpus))),
         ("test", data.test.as_ref().map(sources)),
         ("vocab", Some(path(&data.vocab))),
         ("init", init.map(|init| path(&init.directory))),
-        ("corpus-format", shared(&|source| source.format.map(named))),
+        ("corpus-format", if ready { None } else { shared(&|source| source.format.map(named)) }),
         ("field", shared(&|source| source.field.clone().map(Value::String))),
         ("corpus-lines", first.lines.map(count)),
         ("io", Some(named(first.io))),
@@ -85,18 +86,40 @@ pub fn flags(config: &RunConfig) -> Vec<(&'static str, Value)> {
         ("adam-beta2", Some(Value::Float(optimizer.beta2))),
         ("adam-epsilon", Some(Value::Float(optimizer.epsilon))),
         ("clip", Some(Value::Float(config.clip.unwrap_or(0.0)))),
+        ("skip-steps", skipped(config)),
         ("workers", Some(count(runtime.workers as u64))),
         ("log-freq", Some(count(runtime.log_freq))),
         ("eval-every", runtime.eval_every.map(count)),
         ("eval-lines", data.test.as_ref().and_then(|test| test[0].lines).map(count)),
         ("save-every", Some(count(runtime.save_every.unwrap_or(0)))),
         ("keep", Some(count(runtime.keep as u64))),
+        (
+            "tensorboard",
+            runtime
+                .tensorboard
+                .as_ref()
+                .map(|board| board.directory.as_deref().map_or(Value::Boolean(true), path)),
+        ),
+        (
+            "histogram-every",
+            runtime.tensorboard.as_ref().map(|board| count(board.histogram_every.unwrap_or(0))),
+        ),
+        (
+            "examples-every",
+            runtime.tensorboard.as_ref().map(|board| count(board.examples_every.unwrap_or(0))),
+        ),
         ("engine", Some(named(compute.engine))),
         ("device", Some(Value::String(compute.device.to_string()))),
         ("precision", Some(named(compute.precision))),
         ("threads", Some(count(runtime.threads as u64))),
     ];
     optional.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// Steps that are left out, where there are any.
+fn skipped(config: &RunConfig) -> Option<Value> {
+    let ranges = config.skip_steps.ranges().iter().map(|steps| Value::String(steps.to_string()));
+    (!config.skip_steps.is_empty()).then(|| Value::Array(ranges.collect()))
 }
 
 /// `FILE` or `FILE:WEIGHT` of each.

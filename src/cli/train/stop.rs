@@ -1,5 +1,6 @@
 //! Signals that ask a training to stop.
 
+use std::path::Path;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals as Incoming;
 
+use super::super::log;
 use crate::train::Stop;
 use crate::{Error, ErrorKind, Result};
 
@@ -22,20 +24,29 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to listen, on a thread of its own that lives as long as the process.
-    pub fn listen() -> Result<Self> {
+    /// Starts to listen for the run in `directory`, on a thread of its own that lives as long as the process. What a
+    /// signal leads to is told when it comes: the step at hand may take a while.
+    pub fn listen(directory: &Path) -> Result<Self> {
         let failed = |what: &str, e: std::io::Error| Error::internal(what).caused_by(e);
         let mut incoming = Incoming::new([SIGINT, SIGTERM, SIGUSR1, SIGHUP])
             .map_err(|e| failed("signals cannot be listened to", e))?;
         let received = Arc::new(AtomicUsize::new(0));
         let shared = Arc::clone(&received);
+        let resume = format!("go on with `bertstream train --resume {}`", directory.display());
         let watch = move || {
             let mut first = None;
             for signal in incoming.forever() {
                 let since = *first.get_or_insert_with(Instant::now);
                 if shared.load(Ordering::Relaxed) == 0 {
                     shared.store(signal as usize, Ordering::Relaxed);
+                    let name = if signal == SIGINT { "Ctrl-C" } else { "a signal to stop" };
+                    log::note(&format!(
+                        "{name}: this step is finished and a checkpoint saved; once more ends at once"
+                    ));
                 } else if since.elapsed() > SAME_REQUEST {
+                    log::note(&format!(
+                        "ended at once: the steps since the last checkpoint are lost; {resume}"
+                    ));
                     let kind = ErrorKind::Stopped { interrupt: signal == SIGINT };
                     process::exit(i32::from(kind.exit_code()));
                 }

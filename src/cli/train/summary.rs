@@ -1,20 +1,71 @@
 //! What is told before a training, of memory among others, and after it.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
 
 use super::super::bottleneck::{Situation, bottleneck};
-use super::super::output::{counted, print, tell};
+use super::super::log;
+use super::super::output::{counted, grouped, print, seconds, tell};
 use super::{Done, Opened};
-use crate::model::{Arch, FusedEngine};
+use crate::model::{Arch, Engine, FusedEngine};
 use crate::train::checkpoint::Progress;
 use crate::train::{
     DeviceChoice, Ending, EngineKind, EvaluationRecord, RunConfig, RunDir, Runtime, StepRecord, Stop, Survey,
-    memory,
+    TensorBoard, memory, tensorboard,
 };
 use crate::{Error, ErrorKind, Result};
 
-/// Tells what is about to happen.
+/// Tells what is about to happen: people in lines, programs in one object.
 pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Survey) {
+    match log::format() {
+        log::Format::Text => describe(config, opened, run, survey),
+        log::Format::Json => log::object(&json!({
+            "kind": "start",
+            "run": run.path(),
+            "parameters": memory::parameters(&config.model),
+            "samples_per_epoch": survey.epoch.samples,
+            "tokens_per_epoch": survey.epoch.samples as f64 * survey.tokens_per_sample,
+            "steps": config.length.total,
+            "steps_per_epoch": survey.epoch.steps(config.accumulate),
+            "memory_bytes": needed_bytes(config, survey),
+            "configuration": config,
+        })),
+    }
+}
+
+/// Tells about how long `steps` steps take, by a forward pass over a few samples: forward and backward together are
+/// about three of it. Nothing is learnt from them.
+pub fn estimate(engine: &mut dyn Engine, survey: &Survey, accumulate: usize, steps: u64) -> Result<()> {
+    const PASSES: f64 = 3.0;
+    const ENOUGH: Duration = Duration::from_millis(200);
+    // The first pass takes its memory from the system.
+    engine.evaluate(&survey.trial)?;
+    let started = Instant::now();
+    let mut passes = 0.0;
+    while passes == 0.0 || started.elapsed() < ENOUGH {
+        engine.evaluate(&survey.trial)?;
+        passes += 1.0;
+    }
+    let tokens = survey.trial.tokens().max(1) as f64;
+    let pass = started.elapsed().as_secs_f64() / passes * survey.tokens_per_batch / tokens;
+    let step = PASSES * pass * accumulate as f64;
+    match log::format() {
+        log::Format::Text => tell(format_args!(
+            "time      about {} for {} steps (tried on {} samples), without tests",
+            seconds(step * steps as f64),
+            grouped(steps),
+            survey.trial.samples()
+        )),
+        log::Format::Json => {
+            log::object(&json!({ "kind": "estimate", "steps": steps, "seconds": step * steps as f64 }));
+        }
+    }
+    Ok(())
+}
+
+fn describe(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Survey) {
     let Survey { epoch, tokens_per_sample, .. } = survey;
     let about = if epoch.exact { "" } else { "about " };
     let products = match config.compute.engine {
@@ -59,11 +110,22 @@ pub fn introduce(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Sur
         counted(workers, "worker"),
         shown(needed_bytes(config, survey))
     ));
-    tell(format_args!("run       {}", run.path().display()));
-    tell(format_args!(
-        "figures   mlm: loss and accuracy of the masked tokens; nsp: of the pairs; [..]: by guessing; norm: of \
-         the gradient; wait: share of the time without data"
-    ));
+    tell(format_args!("files     {} (checkpoints, metrics.jsonl, run.toml)", run.path().display()));
+    if let Some(board) = &config.runtime.tensorboard {
+        tell(format_args!("board     tensorboard --logdir {}", board_directory(board, run).display()));
+    }
+    let figures = if log::is_live() {
+        "[..]: what guessing reaches. Ctrl-C saves a checkpoint and stops"
+    } else {
+        "mlm: loss and accuracy of the masked tokens; nsp: of the pairs; [..]: by guessing; norm: of the gradient; \
+         wait: share of the time without data"
+    };
+    tell(format_args!("figures   {figures}"));
+}
+
+/// Where event files go.
+pub fn board_directory(board: &TensorBoard, run: &RunDir) -> PathBuf {
+    board.directory.clone().unwrap_or_else(|| run.file(tensorboard::DIRECTORY))
 }
 
 /// About the bytes that this training takes.
@@ -162,6 +224,9 @@ pub(super) fn conclude(
     }
     if let Some(line) = bottleneck(&done.flow, Situation::here("train", &*opened.corpus)) {
         print(format_args!("bottleneck: {line}"))?;
+    }
+    if let Some(board) = &config.runtime.tensorboard {
+        print(format_args!("curves: tensorboard --logdir {}", board_directory(board, run).display()))?;
     }
     match config.model.arch {
         Arch::Reference => print(format_args!("weights for PyTorch: {directory}/model.safetensors"))?,

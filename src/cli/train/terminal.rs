@@ -1,49 +1,101 @@
-//! A run on the terminal: a progress bar with the time left where stderr is one, plain lines otherwise.
+//! A run on the terminal: a block that is drawn over itself where stderr is one, plain lines or JSON otherwise.
 
-use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
 use super::super::bottleneck::{Situation, WAITING, bottleneck, slowest};
 use super::super::log;
 use super::super::output::tell;
+use super::live::View;
 use crate::flow::{FlowReport, StageReport};
+use crate::sample::Paint;
 use crate::train::{Figures, Observer, Record, StepRecord};
 
 /// Tells people on stderr how a run goes.
 pub struct Terminal {
-    /// `None` where stderr is not a terminal.
-    bar: Option<ProgressBar>,
-    quiet: bool,
+    shown: Shown,
     situation: Situation<'static>,
     /// The stage that was told to be slow.
     slow: Option<String>,
 }
 
+/// In which form.
+enum Shown {
+    Live(Box<Live>),
+    Lines,
+    /// Each record as it is in `metrics.jsonl`.
+    Json,
+    /// Warnings only.
+    Quiet,
+}
+
+/// A block of lines that is drawn over itself.
+struct Live {
+    bar: ProgressBar,
+    view: View,
+    drawn: Instant,
+}
+
+/// Time between two drawings of what changes with every step: the eye follows no faster, and a step of a
+/// millisecond must not wait for it.
+const REDRAW: Duration = Duration::from_millis(200);
+
+impl Live {
+    /// For a run that stands at `step` of `total` and has left these records.
+    fn new(step: u64, total: u64, earlier: &[Record]) -> Self {
+        let first = "{spinner} {wide_bar:.cyan} {percent:>3} %  {human_pos} of {human_len} steps  \
+                     {elapsed_precise} gone, {eta_precise} left\n{msg}";
+        let bar = log::bar(total, first);
+        let style = bar.style().progress_chars("━╸─").tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏━");
+        bar.set_style(style);
+        bar.set_position(step);
+        bar.reset_eta();
+        // A step may take a minute: something moves meanwhile.
+        bar.enable_steady_tick(REDRAW);
+        let mut view = View::default();
+        earlier.iter().for_each(|record| view.record(record));
+        Self { bar, view, drawn: Instant::now() }
+    }
+
+    fn draw(&mut self) {
+        self.view.memory = resident_bytes();
+        let paint = if log::minds_colours() { Paint::Plain } else { Paint::Ansi };
+        self.bar.set_message(self.view.block(log::columns().saturating_sub(1), paint));
+        self.drawn = Instant::now();
+    }
+}
+
+/// Memory that this process holds, where the system tells it.
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(1024 * kibibytes)
+}
+
 impl Terminal {
-    /// For a run that stands at `step` of `total`.
-    pub fn new(quiet: bool, situation: Situation<'static>, step: u64, total: u64) -> Self {
-        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar = log::bar(total, "{bar:30} {pos}/{len} steps, {elapsed} gone, {eta} left {msg}");
-            bar.set_position(step);
-            bar.reset_eta();
-            bar
-        });
-        Self { bar, quiet, situation, slow: None }
+    /// For a run that stands at `step` of `total` and has left these records.
+    pub fn new(
+        quiet: bool,
+        situation: Situation<'static>,
+        step: u64,
+        total: u64,
+        earlier: &[Record],
+    ) -> Self {
+        let shown = match log::format() {
+            _ if quiet => Shown::Quiet,
+            log::Format::Json => Shown::Json,
+            log::Format::Text if log::is_live() => Shown::Live(Box::new(Live::new(step, total, earlier))),
+            log::Format::Text => Shown::Lines,
+        };
+        Self { shown, situation, slow: None }
     }
 
-    /// Told even where no progress is shown.
-    fn warn(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => tell(text),
-        }
-    }
-
+    /// Told unless nothing is to be.
     fn line(&self, text: &str) {
-        if !self.quiet {
-            self.warn(text);
+        if !matches!(self.shown, Shown::Quiet) {
+            tell(text);
         }
     }
 
@@ -66,44 +118,70 @@ impl Terminal {
 }
 
 impl Drop for Terminal {
+    /// The block stays, as it was last: as lines, since what is still drawn is wiped for the next line told.
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Shown::Live(live) = &mut self.shown {
+            live.draw();
+            live.bar.finish_and_clear();
+            let block = live.bar.message();
+            if !block.is_empty() {
+                tell(block);
+            }
         }
     }
 }
 
 impl Observer for Terminal {
     fn advanced(&mut self, step: u64, _total: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(step);
+        if let Shown::Live(live) = &mut self.shown {
+            live.bar.set_position(step);
+            if live.drawn.elapsed() >= REDRAW {
+                live.draw();
+            }
         }
     }
 
     fn recorded(&mut self, record: &Record) {
+        match &mut self.shown {
+            Shown::Json => return log::object(record),
+            Shown::Live(live) => {
+                live.view.record(record);
+                live.draw();
+            }
+            Shown::Lines | Shown::Quiet => {}
+        }
+        let lines = matches!(self.shown, Shown::Lines);
         match record {
             Record::Step(r) => {
-                self.line(&step_line(r));
-                self.name_slow_stage(r);
+                if lines {
+                    tell(step_line(r));
+                }
+                // The block shows it anyway.
+                if !matches!(self.shown, Shown::Live(_)) {
+                    self.name_slow_stage(r);
+                }
             }
-            Record::Evaluation(r) => self.line(&format!(
+            Record::Evaluation(r) if lines => tell(format_args!(
                 "test {:>5}  {}{}",
                 r.step,
                 losses(&r.figures),
                 if r.best { "  (best so far)" } else { "" }
             )),
-            Record::SkippedUpdate { step, skipped_updates, .. } => self.warn(&format!(
+            Record::Evaluation(_) => {}
+            Record::SkippedUpdate { step, skipped_updates, .. } => tell(format_args!(
                 "step {step:>5}  the gradient is not finite: update skipped ({skipped_updates} so far)"
             )),
-            Record::RolledBack { step, to } => self.warn(&format!(
+            Record::RolledBack { step, to } => tell(format_args!(
                 "step {step:>5}  the training has diverged: back to what was learnt up to step {to}; the batches since \
                  are left out"
             )),
-            Record::LeftOut { step, from } => self.line(&format!("step {step:>5}  left out from step {from} on")),
-            Record::SmallerPasses { step, rows } => self.warn(&format!(
+            Record::LeftOut { step, from } => {
+                self.line(&format!("step {step:>5}  left out from step {from} on"))
+            }
+            Record::SmallerPasses { step, rows } => tell(format_args!(
                 "step {step:>5}  the device is out of memory: {rows} rows at once from here on, the steps are the same"
             )),
-            Record::CheckpointFailed { step, reason } => self.warn(&format!(
+            Record::CheckpointFailed { step, reason } => tell(format_args!(
                 "step {step:>5}  no checkpoint: {reason}; training goes on, the last one is intact"
             )),
             Record::Checkpoint { step, path } => {
@@ -162,15 +240,15 @@ pub fn percent(share: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     fn stage(name: &'static str, busy: f64) -> StageReport {
         StageReport { name: name.into(), threads: 1, busy, ready: 0.0, queue: 2 }
     }
 
-    #[test]
-    fn a_step_fits_into_a_line() {
+    /// A record with every figure.
+    pub fn step_record(step: u64) -> StepRecord {
         let figures = Figures {
             loss: 10.123,
             mlm_loss: 9.43,
@@ -185,8 +263,8 @@ mod tests {
             nsp_majority_accuracy: Some(0.5),
             nsp_chance_loss: Some(0.692),
         };
-        let mut record = StepRecord {
-            step: 12_340,
+        StepRecord {
+            step,
             epoch: 1,
             lr: 1e-3,
             figures,
@@ -200,7 +278,12 @@ mod tests {
             stages: vec![stage("sample", 0.308), stage("collate", 0.04)],
             skipped_updates: 0,
             digest: String::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_step_fits_into_a_line() {
+        let mut record = step_record(12_340);
         assert_eq!(
             step_line(&record),
             "step 12340  loss 10.123  mlm 9.430 [6.50] 12.3% [4%]  nsp 0.693 [0.69] 50.1% [50%]  lr 1.0e-3  \
