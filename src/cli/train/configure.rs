@@ -343,7 +343,17 @@ mod tests {
         let mut written: Vec<_> =
             super::super::resolved::flags(&config).into_iter().map(|flag| flag.0).collect();
         written.extend([
-            "output", "resume", "config", "samples", "preset", "size", "init", "tokens", "json", "quiet",
+            "output",
+            "resume",
+            "config",
+            "samples",
+            "dashboard",
+            "preset",
+            "size",
+            "init",
+            "tokens",
+            "json",
+            "quiet",
         ]);
         let command = Train::command();
         for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
