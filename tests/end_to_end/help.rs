@@ -44,6 +44,7 @@ fn every_example_runs_as_it_is_typed() {
     place.good("tokenizer train -c train.txt -s 200 -o tokenizer.json");
     let train = "train -c train.txt -v tokenizer.json -o run --size tiny -s 32 -b 16 --steps 3";
     place.good(train);
+    place.good(&train.replace("-o run ", "-o run-2 "));
     place.good("export run my-bert");
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_bertstream"));
     let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
