@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use bertstream::train::checkpoint;
 use bertstream::train::tensorboard::frame::crc32c;
 use bertstream::train::{EventWriter, TensorBoard};
 
@@ -134,8 +133,9 @@ fn take(told: &mut Told, step: u64, value: &[Field]) {
 /// Runs the fake training to `last`, from where it was left before, with an event file of its own.
 fn session(directory: &Path, stop_after: Option<u64>) -> bertstream::train::checkpoint::Progress {
     let board = TensorBoard { directory: None, histogram_every: Some(3), examples_every: None };
-    let saved = checkpoint::list(&directory.join("checkpoints")).unwrap_or_default();
-    let at = saved.iter().map(|(step, _)| *step).max().unwrap_or(0);
+    let step = |name: &str| name.strip_prefix("step-")?.parse::<u64>().ok();
+    let saved = fs::read_dir(directory.join("checkpoints")).into_iter().flatten();
+    let at = saved.filter_map(|entry| step(entry.ok()?.file_name().to_str()?)).max().unwrap_or(0);
     let now = || 1e9;
     let mut events = EventWriter::begin(&directory.join("events"), at, &board, None, &now).unwrap();
     let script = Script { stop_after, ..Script::default() };
