@@ -243,6 +243,7 @@ pub fn check(config: &RunConfig) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use toml::Value;
 
     use super::*;
     use crate::sample::{MaskCount, Shuffle, Truncate};
@@ -317,12 +318,17 @@ mod tests {
             "--mask-rate 0.2 --mask-count bernoulli --mask-unit word --mask-share 0.7 --random-share 0.2",
             "--tensorboard --examples-every 7",
             "--tensorboard=board --histogram-every 0",
+            "--on-bad-bytes replace --skip-steps 3..5 --skip-steps 8..9",
             "--predict-unknown --on-bad-line skip --seed 18446744073709551615 --precision bf16",
         ] {
             let config = configure(flags).unwrap();
             let again: Vec<String> = super::super::resolved::flags(&config)
                 .into_iter()
                 .filter(|(name, _)| !["corpus", "vocab"].contains(name))
+                .flat_map(|(name, value)| match value {
+                    Value::Array(items) => items.into_iter().map(|item| (name, item)).collect(),
+                    value => vec![(name, value)],
+                })
                 .map(|(name, value)| match value.as_str() {
                     Some(text) => format!("--{name}={text}"),
                     None if name == "tensorboard" => "--tensorboard".to_owned(),

@@ -49,6 +49,10 @@ pub fn flags(config: &RunConfig) -> Vec<(&'static str, Value)> {
         ("corpus-lines", first.lines.map(count)),
         ("io", Some(named(first.io))),
         ("encoding", Some(Value::String(first.encoding.clone()))),
+        (
+            "on-bad-bytes",
+            Some(Value::String(if first.replace_bad_bytes { "replace" } else { "error" }.to_owned())),
+        ),
         ("index-dir", shared(&|source| source.index_dir.as_deref().map(path))),
         ("seq-len", Some(count(sample.seq_len as u64))),
         ("pair", Some(named(sample.pair))),
