@@ -31,7 +31,7 @@
 //! assert_eq!(lengths.len(), 2); // a sample a line, in the order of the seed
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! `examples/own_samples.rs` goes on from here: samples of one's own, batches, a model, steps.
+//! `docs/examples/own_samples.rs` goes on from here: samples of one's own, batches, a model, steps.
 
 pub mod cli;
 pub mod collate;

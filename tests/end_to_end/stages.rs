@@ -106,7 +106,7 @@ fn samples_that_will_not_do_are_refused() {
     place.good(&format!("{train} --samples some.jsonl --on-bad-line skip"));
 }
 
-#[path = "../../examples/own_samples.rs"]
+#[path = "../../docs/examples/own_samples.rs"]
 #[expect(dead_code, reason = "its main is for people")]
 mod own_samples;
 
