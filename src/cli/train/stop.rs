@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals as Incoming;
 
@@ -17,6 +18,23 @@ use crate::{Error, ErrorKind, Result};
 /// Signals so soon after the first belong to it: `timeout` and job managers signal a process and then its
 /// whole group, which reaches the process twice.
 const SAME_REQUEST: Duration = Duration::from_millis(250);
+
+/// How long the end waits for what is said of it. Where nobody reads the terminal, nothing is ever said.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Writes a line, on a thread of its own: a terminal that takes no more must not keep a signal from being followed.
+/// What is received from is closed when the line is written.
+fn tell(line: String) -> Receiver<()> {
+    let (done, told) = bounded(1);
+    let write = move || {
+        log::note(&line);
+        drop(done);
+    };
+    if let Err(error) = thread::Builder::new().name("told".to_owned()).spawn(write) {
+        tracing::debug!(target: "train", %error, "not told");
+    }
+    told
+}
 
 /// Remembers the first signal; a later one ends the process at once.
 pub struct Signals {
@@ -40,13 +58,15 @@ impl Signals {
                 if shared.load(Ordering::Relaxed) == 0 {
                     shared.store(signal as usize, Ordering::Relaxed);
                     let name = if signal == SIGINT { "Ctrl-C" } else { "a signal to stop" };
-                    log::note(&format!(
+                    tell(format!(
                         "{name}: this step is finished and a checkpoint saved; once more ends at once"
                     ));
                 } else if since.elapsed() > SAME_REQUEST {
-                    log::note(&format!(
+                    let told = tell(format!(
                         "ended at once: the steps since the last checkpoint are lost; {resume}"
                     ));
+                    // Told, or not to be told: the channel closes either way.
+                    drop(told.recv_timeout(PATIENCE));
                     let kind = ErrorKind::Stopped { interrupt: signal == SIGINT };
                     process::exit(i32::from(kind.exit_code()));
                 }
