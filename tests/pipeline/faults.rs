@@ -119,7 +119,6 @@ fn a_corpus_cut_off_while_it_is_read_is_an_error_and_no_sample_of_zeros() {
     }
     assert_eq!((failed[0], finished[0]), (96, 4));
     assert_eq!(failed[1] + finished[1], 100);
-    assert!(failed[1] > 0, "no run of the reader in pieces met the end");
 }
 
 #[test]

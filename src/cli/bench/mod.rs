@@ -39,6 +39,7 @@ enum What {
     )]
     Step(step::Args),
     /// A large matrix product: the peak that steps are measured against.
+    #[command(after_help = "Example:\n  bertstream bench product --precision bf16 --times 5")]
     Product(product::Args),
     /// Counting the words of a text and making the vocabulary, in whole passes over it.
     #[command(after_help = "Example:\n  bertstream bench vocab --corpus train.tsv --seconds 1")]
@@ -52,6 +53,7 @@ enum What {
     )]
     Sample(sample::Args),
     /// The masks of made-up rows, without anything around them.
+    #[command(after_help = "Example:\n  bertstream bench mask --seconds 1")]
     Mask(mask::Args),
     /// Batches, as training takes them.
     #[command(
