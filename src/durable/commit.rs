@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::disk::{Claim, Disk, Kind, NewFile};
 use super::{failed_write, parent};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Temporaries are called `.bertstream-PROCESS-NUMBER.tmp`: hidden, and nobody else's.
 pub(super) const TEMPORARY_PREFIX: &str = ".bertstream-";
@@ -35,6 +35,7 @@ pub fn file(
     needed: Option<u64>,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
+    refuse_device(disk, path)?;
     let mut temporary = Temporary::beside(disk, path, |name| disk.create(name))?;
     filled(path, needed, &mut *temporary.made, fill)?;
     temporary.publish(|from| disk.rename(from, path), path)
@@ -144,9 +145,24 @@ pub fn is_base_name(name: &str) -> bool {
 /// # Errors
 /// As [`file`]; `from` stays where it is, except where the last sync failed.
 pub fn publish(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
+    refuse_device(disk, to)?;
     disk.rename(from, to)
         .and_then(|()| disk.sync_dir(parent(to)))
         .map_err(|error| failed_write(to, None, error))
+}
+
+/// A rename puts a file in the place of whatever has the name: of `/dev/null` too, for everybody.
+fn refuse_device(disk: &dyn Disk, path: &Path) -> Result<()> {
+    match disk.kind(path) {
+        Ok(Kind::Other) => Err(Error::new(
+            ErrorKind::CannotCreate,
+            format!(
+                "{}: a device, a pipe or a socket, which a file would replace: name a file",
+                path.display()
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Makes `path` a symbolic link to `target` by a rename, so that it leads to the old or to the new place at any

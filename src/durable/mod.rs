@@ -139,6 +139,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_file_is_not_replaced_by_one() {
+        use std::os::unix::fs::FileTypeExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let _listening = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = write_file(&path, b"content").unwrap_err();
+        assert_eq!(error.kind().exit_code(), 73, "{error}");
+        assert!(error.to_string().contains("a device, a pipe or a socket"), "{error}");
+        assert!(fs::symlink_metadata(&path).unwrap().file_type().is_socket());
+        assert_eq!(names(dir.path()), ["socket"]);
+    }
+
+    #[test]
     fn a_file_is_made_and_replaced_and_nothing_else_remains() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");

@@ -66,7 +66,7 @@ impl Signals {
                         "ended at once: the steps since the last checkpoint are lost; {resume}"
                     ));
                     // Told, or not to be told: the channel closes either way.
-                    drop(told.recv_timeout(PATIENCE));
+                    _ = told.recv_timeout(PATIENCE);
                     let kind = ErrorKind::Stopped { interrupt: signal == SIGINT };
                     process::exit(i32::from(kind.exit_code()));
                 }
