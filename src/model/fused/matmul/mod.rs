@@ -1,8 +1,8 @@
 //! Matrix products over strided views of plain buffers, in single precision or in bfloat16.
 //!
 //! Everything above is safe code: views check their bounds when they are made. Single precision goes to the
-//! `gemm` crate, or, where there is AMX, to its bfloat16 instructions in three parts a number, which is three times
-//! as fast and no less precise. Where bfloat16 instructions compute, a right operand is [`Packed`] first, for as many
+//! `gemm` crate, or, where there is AMX, to its bfloat16 instructions in three parts a number, which is half as fast
+//! again and no less precise. Where bfloat16 instructions compute, a right operand is [`Packed`] first, for as many
 //! products as it serves; the left one is packed on the way. Sums are single precision in all.
 
 use std::cell::RefCell;
