@@ -13,8 +13,8 @@ use serde_json::Value;
 /// some megabytes.
 const MOST_POINTS: usize = 4000;
 
-/// What is drawn of the records of training steps.
-const OF_STEPS: [&str; 13] = [
+/// What is drawn of the records of training steps and of evaluations alike.
+const FIGURES: [&str; 8] = [
     "mlm_loss",
     "mlm_accuracy",
     "nsp_loss",
@@ -23,24 +23,10 @@ const OF_STEPS: [&str; 13] = [
     "majority_accuracy",
     "nsp_chance_loss",
     "nsp_majority_accuracy",
-    "lr",
-    "grad_norm",
-    "tokens_per_second",
-    "data_wait",
-    "tokens",
 ];
 
-/// What is drawn of the records of evaluations.
-const OF_EVALUATIONS: [&str; 8] = [
-    "mlm_loss",
-    "mlm_accuracy",
-    "nsp_loss",
-    "nsp_accuracy",
-    "unigram_loss",
-    "majority_accuracy",
-    "nsp_chance_loss",
-    "nsp_majority_accuracy",
-];
+/// What is drawn of the records of training steps besides.
+const OF_STEPS: [&str; 6] = ["lr", "grad_norm", "tokens_per_second", "data_wait", "tokens", "seconds"];
 
 /// A column for each figure, by its name in `metrics.jsonl`.
 type Columns = BTreeMap<String, Vec<Option<f64>>>;
@@ -104,9 +90,8 @@ fn thinned(metrics: &str, most: usize) -> Curves {
     }
     let group = training.len().div_ceil(most).max(1);
     let evaluation_group = evaluations.len().div_ceil(most).max(1);
-    let figures = OF_STEPS.iter().chain(&["seconds"]);
-    curves.training = curve(&training, group, figures.copied());
-    curves.evaluations = curve(&evaluations, evaluation_group, OF_EVALUATIONS.into_iter());
+    curves.training = curve(&training, group, FIGURES.into_iter().chain(OF_STEPS));
+    curves.evaluations = curve(&evaluations, evaluation_group, FIGURES.into_iter());
     curves.records_a_point = group;
     let mut names: Vec<String> = Vec::new();
     for stage in training.iter().flat_map(|(_, record)| record["stages"].as_array().into_iter().flatten()) {
