@@ -55,7 +55,7 @@ measure() { # limited?, flags
             if [ -n "$group" ]; then echo "$BASHPID" >"$group/cgroup.procs"; else ulimit -v $((limit / 1024)); fi
         fi
         exec "$bertstream" collate --corpus "$big" --vocab "$work/run.vocab.json" --limit "$batches" \
-            --shuffle blocks --format digest "$@" 2>"$work/run.summary"
+            --shuffle blocks --stats "$@" >"$work/run.summary"
     ) &
     local pid=$! peak=0 now
     while kill -0 "$pid" 2>/dev/null; do
@@ -63,7 +63,7 @@ measure() { # limited?, flags
         [ "${now:-0}" -le "$peak" ] || peak=$now
         sleep 0.05
     done
-    wait "$pid" || { cat "$work/run.summary" >&2; exit 1; }
+    wait "$pid"
     echo "$(rate) $peak $(awk '$1 == "digest" {print $2}' "$work/run.summary")"
 }
 

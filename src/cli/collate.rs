@@ -1,10 +1,12 @@
 //! `bertstream collate`: training batches, for people, as JSON lines, or as a safetensors file.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
 
 use super::flags::Preset;
-use super::output::{self, Printer, grouped, percent, tell};
+use super::output::{self, Printer, grouped, json_line, percent, tell};
 use super::sample::{EpochsFlag, LEGEND, SourceArgs, WorkersFlag, add_bottleneck, heading, summary};
 use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::Shape;
@@ -27,6 +29,10 @@ pub struct Args {
     /// Short for `--format jsonl`.
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// In place of batches, what they look like in numbers: rates of masks and pairs, padding, digest. With --json one
+    /// JSON object.
+    #[arg(long, conflicts_with = "format")]
+    stats: bool,
     /// File for `--format safetensors`. All batches are held in memory until it is written.
     #[arg(short = 'o', long, value_name = "FILE", aliases = ["output_path", "output-path"])]
     output: Option<PathBuf>,
@@ -69,8 +75,6 @@ enum Format {
     Text,
     /// A JSON object a line: the columns of the batch.
     Jsonl,
-    /// Nothing: how many batches there are and their digest, on stderr as of the others.
-    Digest,
     /// The reference's tensors `bert_input`, `segment_label`, `bert_label` and `is_next`.
     Safetensors,
 }
@@ -100,16 +104,18 @@ pub fn run(args: Args) -> Result<()> {
         while count.batches < limit && !printer.closed {
             let Some(batch) = batches.next().transpose()? else { break };
             let number = count.batches;
+            count.add(&batch, &specials);
+            if args.stats {
+                continue;
+            }
             if format == Format::Text && number == 0 {
                 printer.line(LEGEND)?;
             }
-            count.add(&batch, &specials);
             match format {
                 Format::Text => {
                     printer.line(text(number, &batch, corpus.shape(), tokenizer, printer.paint))?;
                 }
                 Format::Jsonl => printer.write(|out| file::write_json_line(out, &batch))?,
-                Format::Digest => {}
                 Format::Safetensors => kept.push(batch),
             }
         }
@@ -121,11 +127,18 @@ pub fn run(args: Args) -> Result<()> {
         durable::write_file(&path, &bytes)?;
         tell(format_args!("{:<10} {} ({})", "written", path.display(), output::bytes(bytes.len() as u64)));
     }
-    if printer.finish()? {
-        let mut table = summary(&count.tally, start.elapsed());
-        table.row("batches", format!("{} ({} padding)", grouped(count.batches), percent(count.waste())));
-        table.row("digest", count.digest);
-        add_bottleneck(&mut table, &flow, corpus);
+    if args.stats && args.json {
+        printer.line(json_line(&count.statistics(start.elapsed()))?)?;
+        return printer.finish().map(|_| ());
+    }
+    let mut table = summary(&count.tally, start.elapsed());
+    table.row("batches", format!("{} ({} padding)", grouped(count.batches), percent(count.waste())));
+    table.row("digest", count.digest);
+    add_bottleneck(&mut table, &flow, corpus);
+    if args.stats {
+        printer.line(&table)?;
+    }
+    if printer.finish()? && !args.stats {
         tell(table);
     }
     Ok(())
@@ -158,6 +171,7 @@ fn file_to_write(format: Format, output: Option<PathBuf>) -> Result<Option<PathB
 #[derive(Default)]
 struct Count {
     batches: u64,
+    rows: u64,
     cells: u64,
     tally: Tally,
     digest: BatchDigest,
@@ -166,6 +180,7 @@ struct Count {
 impl Count {
     fn add(&mut self, batch: &HostBatch, specials: &Specials) {
         self.batches += 1;
+        self.rows += batch.rows as u64;
         self.cells += batch.ids.len() as u64;
         self.digest.update(batch);
         for i in 0..batch.samples() {
@@ -178,6 +193,32 @@ impl Count {
     fn waste(&self) -> f64 {
         if self.cells == 0 { 0.0 } else { 1.0 - self.tally.tokens as f64 / self.cells as f64 }
     }
+
+    fn statistics(&self, elapsed: Duration) -> Statistics {
+        Statistics {
+            tally: self.tally,
+            batches: self.batches,
+            rows: self.rows,
+            cells: self.cells,
+            padding: self.waste(),
+            digest: self.digest.to_string(),
+            seconds: elapsed.as_secs_f64(),
+        }
+    }
+}
+
+/// What `--stats --json` prints; `docs/FORMATS.md` has the fields.
+#[derive(Serialize)]
+struct Statistics {
+    #[serde(flatten)]
+    tally: Tally,
+    batches: u64,
+    rows: u64,
+    /// Places in all rows, and the share of them that is padding.
+    cells: u64,
+    padding: f64,
+    digest: String,
+    seconds: f64,
 }
 
 /// A batch for people: its shape, then its samples.

@@ -9,8 +9,10 @@ use serde::Serialize;
 
 use super::flags::CorpusFlags;
 use super::log;
-use super::output::{Table, bytes, grouped, percent, print, seconds, share};
-use crate::corpus::check::{CheckConfig, Contents, Coverage, DocumentCoverage, Report, Spread, check};
+use super::output::{Table, bytes, grouped, json_line, percent, print, seconds, share};
+use crate::corpus::check::{
+    CheckConfig, Contents, Coverage, Covered, DocumentCoverage, RARE, Report, Spread, WordCounts, check,
+};
 use crate::corpus::{Corpus, CorpusConfig, Format, Shape, Source, Sources, TextCorpus};
 use crate::model::{Arch, Init, Layout, ModelConfig, published_positions};
 use crate::sample::{Shuffle, shuffle_quality};
@@ -67,13 +69,17 @@ pub fn run(args: Args) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     match &summaries[..] {
         [only] => print(match args.json {
-            true => json(only)?,
-            false => only.table(&args),
+            true => json_line(only)?,
+            false => {
+                let mut table = Table::default();
+                only.tell(&mut table, &args);
+                table.to_string()
+            }
         })?,
         several => {
             let mixed = Mixed::of(&sources, several)?;
             print(match args.json {
-                true => json(&mixed)?,
+                true => json_line(&mixed)?,
                 false => mixed.table(&args),
             })?;
         }
@@ -342,8 +348,11 @@ impl<'s> Mixed<'s> {
 
     /// For people.
     fn table(&self, args: &Args) -> String {
-        let mut text: String = self.sources.iter().map(|source| source.summary.table(args) + "\n").collect();
-        let mut table = Table::new(26);
+        let mut table = Table::default();
+        for source in &self.sources {
+            source.summary.tell(&mut table, args);
+            table.gap();
+        }
         for MixedSource { summary, per_epoch, share, .. } in &self.sources {
             table.row(
                 "an epoch has",
@@ -359,16 +368,8 @@ impl<'s> Mixed<'s> {
         table.row("documents together", grouped(self.document_count));
         table.row("size", bytes(self.bytes));
         table.row("fingerprint", &self.fingerprint);
-        write!(text, "{table}").expect("a string takes everything");
-        text
+        table.to_string()
     }
-}
-
-/// For scripts.
-fn json(found: &impl Serialize) -> Result<String> {
-    serde_json::to_string(found)
-        .map(|line| line + "\n")
-        .map_err(|error| Error::internal("cannot write the summary as JSON").caused_by(error))
 }
 
 impl Summary {
@@ -423,8 +424,7 @@ impl Summary {
     }
 
     /// For people.
-    fn table(&self, args: &Args) -> String {
-        let mut table = Table::new(26);
+    fn tell(&self, table: &mut Table, args: &Args) {
         for document in &self.documents {
             table.row(
                 &document.line.to_string(),
@@ -479,23 +479,22 @@ impl Summary {
         );
         if let Some(report) = &self.check {
             table.gap();
-            tell_report(&mut table, report);
+            tell_report(table, report);
             match &report.contents {
                 Contents::Pairs { vocabulary: Some(coverage), .. } => {
                     table.gap();
-                    tell_coverage(&mut table, coverage, args);
+                    tell_coverage(table, coverage, args);
                 }
                 Contents::Documents { vocabulary: Some(coverage), .. } => {
                     table.gap();
-                    tell_document_coverage(&mut table, coverage, args);
+                    tell_document_coverage(table, coverage, args);
                 }
                 _ => {}
             }
         }
         if let Some(training) = &self.training {
-            tell_training(&mut table, training, args);
+            tell_training(table, training, args);
         }
-        table.to_string()
     }
 }
 
@@ -568,11 +567,55 @@ fn tell_report(table: &mut Table, report: &Report) {
             table.row("words of a sentence", spread(sentence_words));
         }
     }
+    tell_words(table, &report.word_counts);
+}
+
+fn tell_words(table: &mut Table, words: &WordCounts) {
+    let estimated = match words.one_in {
+        1 => String::new(),
+        one_in => format!(", estimated from one word in {one_in}"),
+    };
+    table.row("words", format!("{}, {} different{estimated}", grouped(words.running), grouped(words.distinct)));
+    table.row(
+        "rare words",
+        format!(
+            "{} come fewer than {RARE} times ({} once): {} of the text",
+            grouped(words.rare),
+            grouped(words.once),
+            percent(words.rare_rate)
+        ),
+    );
+}
+
+/// What every kind of corpus has of a vocabulary.
+fn tell_covered(table: &mut Table, covered: &Covered) {
+    table.row("tokens of the text", grouped(covered.tokens));
+    table.row("unknown tokens", format!("{} ({})", grouped(covered.unknown), percent(covered.unknown_rate)));
+    if covered.words > 0 {
+        table.row(
+            "words covered",
+            format!(
+                "{}, {} by a token of their own; {:.2} tokens a word",
+                percent(covered.words_covered),
+                percent(covered.words_whole),
+                covered.tokens as f64 / covered.words as f64
+            ),
+        );
+    }
+    table.row(
+        "vocabulary used",
+        format!(
+            "{} of {} tokens come ({}), {} of them fewer than {RARE} times",
+            grouped(covered.entries_seen),
+            grouped(covered.entries),
+            percent(share(covered.entries_seen, covered.entries)),
+            grouped(covered.entries_rare)
+        ),
+    );
 }
 
 fn tell_document_coverage(table: &mut Table, coverage: &DocumentCoverage, args: &Args) {
-    table.row("tokens of the text", grouped(coverage.tokens));
-    table.row("unknown words", format!("{} ({})", grouped(coverage.unknown), percent(coverage.unknown_rate)));
+    tell_covered(table, &coverage.covered);
     table.row("tokens of a sentence", spread(&coverage.sentence_tokens));
     table.row(
         "samples, estimated",
@@ -581,8 +624,7 @@ fn tell_document_coverage(table: &mut Table, coverage: &DocumentCoverage, args: 
 }
 
 fn tell_coverage(table: &mut Table, coverage: &Coverage, args: &Args) {
-    table.row("tokens of the text", grouped(coverage.tokens));
-    table.row("unknown words", format!("{} ({})", grouped(coverage.unknown), percent(coverage.unknown_rate)));
+    tell_covered(table, &coverage.covered);
     table.row("tokens of a sample", spread(&coverage.sample_tokens));
     table.row(
         &format!("truncated at {}", args.seq_len),
@@ -591,10 +633,10 @@ fn tell_coverage(table: &mut Table, coverage: &Coverage, args: &Args) {
     table.row(
         "padding",
         format!(
-            "{:.1} % with rows of {}, {:.1} % with rows as long as the longest of {} ({:.1} on average)",
-            100.0 * coverage.padding_fixed,
+            "{} with rows of {}, {} with rows as long as the longest of {} ({:.1} on average)",
+            percent(coverage.padding_fixed),
             args.seq_len,
-            100.0 * coverage.padding_longest,
+            percent(coverage.padding_longest),
             args.batch_size,
             coverage.batch_width,
         ),
@@ -634,8 +676,8 @@ fn tell_training(table: &mut Table, training: &Training, args: &Args) {
 }
 
 fn spread(spread: &Spread) -> String {
-    let Spread { min, mean, median, p99, max } = spread;
-    format!("min {min}, mean {mean:.1}, median {median}, 99 % {p99}, max {max}")
+    let [min, median, p99, max] = [spread.min, spread.median, spread.p99, spread.max].map(grouped);
+    format!("min {min}, mean {:.1}, median {median}, 99 % {p99}, max {max}", spread.mean)
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use clap::ArgAction;
 use serde::Serialize;
 
 use super::flags::{ReadingFlags, SourceArg, TokensFlag, sources_at};
-use super::output::{grouped, print};
-use super::train::{ComputeFlags, default_workers, percent};
+use super::output::{Grid, grouped, json_line, or_dash, percent, print};
+use super::train::{ComputeFlags, default_workers};
 use super::trained::{Origin, Trained};
 use crate::collate::{CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::{CorpusConfig, Sources};
@@ -233,9 +233,7 @@ fn measure(
     };
     if args.json {
         let line = Line { run: &args.run, step, on, figures: &figures, by_corruption };
-        let text = serde_json::to_string(&line)
-            .map_err(|e| Error::internal("eval: the line cannot be written").caused_by(e))?;
-        return print(text);
+        return print(json_line(&line)?);
     }
     let parts = by_corruption.map_or(String::new(), |parts| parts_table(&parts));
     let on = on.display();
@@ -245,27 +243,28 @@ fn measure(
 
 /// The figures as lines of a table, each beside what guessing reaches.
 pub fn table(figures: &Figures) -> String {
-    let guess = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or("-".to_owned(), show);
-    let nats = |x: f64| format!("{x:.4}");
-    let mut text = String::new();
-    let mut row =
-        |name: &str, value: String, guess: String| text += &format!("{name:<24}{value:>12}{guess:>14}\n");
-    row("", "model".to_owned(), "guessing".to_owned());
+    let mut grid = Grid::new(["", "model", "guessing"]);
+    let mut row = |name: &str, value: String, guess: String| grid.row([name.to_owned(), value, guess]);
     if figures.masked > 0 {
-        row("predicted tokens: loss", nats(figures.mlm_loss), guess(figures.unigram_loss, &nats));
-        let perplexity = guess(figures.unigram_loss, &|x| format!("{:.1}", x.exp()));
-        row("  perplexity", format!("{:.1}", figures.perplexity), perplexity);
-        row("  accuracy", percent(figures.mlm_accuracy), guess(figures.majority_accuracy, &percent));
+        row("predicted tokens: loss", nats(figures.mlm_loss), or_dash(figures.unigram_loss, nats));
+        let perplexity = |x: f64| format!("{x:.1}");
+        let guess = or_dash(figures.unigram_loss, |loss| perplexity(loss.exp()));
+        row("  perplexity", perplexity(figures.perplexity), guess);
+        row("  accuracy", percent(figures.mlm_accuracy), or_dash(figures.majority_accuracy, percent));
     }
     if figures.pairs > 0 {
-        row("pairs: loss", nats(figures.nsp_loss), guess(figures.nsp_chance_loss, &nats));
-        row("  accuracy", percent(figures.nsp_accuracy), guess(figures.nsp_majority_accuracy, &percent));
+        row("pairs: loss", nats(figures.nsp_loss), or_dash(figures.nsp_chance_loss, nats));
+        row("  accuracy", percent(figures.nsp_accuracy), or_dash(figures.nsp_majority_accuracy, percent));
     }
-    text + &format!(
-        "over {} predicted tokens and {} pairs\n",
+    format!(
+        "{grid}over {} predicted tokens and {} pairs\n",
         grouped(figures.masked),
         grouped(figures.pairs)
     )
+}
+
+fn nats(loss: f64) -> String {
+    format!("{loss:.4}")
 }
 
 /// What is predicted at positions of one kind.
@@ -344,16 +343,16 @@ fn tally(batch: &HostBatch, predictions: &Predictions, parts: &mut ByCorruption)
 
 /// The predicted tokens told apart, a line each.
 fn parts_table(parts: &ByCorruption) -> String {
-    let beside = |guess: Option<String>| guess.map_or(String::new(), |guess| format!(" [{guess}]"));
-    let line = |(name, part): (&str, Part)| {
-        format!(
-            "{name:<10}{:>8} tokens  loss {:.4}{}  accuracy {}{}\n",
+    let mut grid = Grid::new(["", "tokens", "loss", "guessing", "accuracy", "guessing"]);
+    for (name, part) in [("masked", parts.mask), ("random", parts.random), ("kept", parts.keep)] {
+        grid.row([
+            name.to_owned(),
             grouped(part.masked),
-            part.mlm_loss,
-            beside(part.unigram_loss.map(|x| format!("{x:.4}"))),
+            nats(part.mlm_loss),
+            or_dash(part.unigram_loss, nats),
             percent(part.mlm_accuracy),
-            beside(part.majority_accuracy.map(percent))
-        )
-    };
-    [("masked", parts.mask), ("random", parts.random), ("kept", parts.keep)].map(line).concat()
+            or_dash(part.majority_accuracy, percent),
+        ]);
+    }
+    format!("\n{grid}")
 }

@@ -8,14 +8,15 @@ use serde::Serialize;
 
 use super::eval::Finished;
 use super::flags::{ReadingFlags, SourceArg};
-use super::output::{Printer, grouped, tell};
+use super::output::{Printer, Table, grouped, json_line, tell};
 use super::rebuild;
 use super::sample::LEGEND;
+use super::statistics::tell_tally;
 use super::train::default_workers;
 use crate::collate::{BatchDigest, HostBatch};
 use crate::corpus::{Corpus, CorpusConfig, Sources};
 use crate::pipeline::Plan;
-use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, show};
+use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Tally, show};
 use crate::train::metrics;
 use crate::train::run_dir::{self, METRICS};
 use crate::vocab::Tokenizer;
@@ -104,13 +105,12 @@ pub fn run(args: Args) -> Result<()> {
     }
     for (number, batch, i) in samples.take(shown) {
         printer.line(match args.json {
-            true => serde_json::to_string(&line(args.step, number, batch, i, &*tokenizer, &*corpus))
-                .map_err(|e| Error::internal("inspect: a sample cannot be written").caused_by(e))?,
+            true => json_line(&line(args.step, number, batch, i, &*tokenizer, &*corpus))?,
             false => text(number, batch, i, &*tokenizer, &*corpus, printer.paint),
         })?;
     }
     printer.finish()?;
-    tell(summary(args.step, &batches));
+    tell(summary(args.step, &batches, &*tokenizer));
     if args.verify { recorded.verify(&args.run, args.step, &digest) } else { Ok(()) }
 }
 
@@ -243,20 +243,17 @@ fn text(
 }
 
 /// Counts over a step's batches, in the words of `sample`.
-fn summary(step: u64, batches: &[HostBatch]) -> String {
-    let sum = |count: &dyn Fn(&HostBatch) -> usize| batches.iter().map(count).sum::<usize>();
-    let tokens = sum(&HostBatch::tokens);
-    let of = |kind| sum(&|b| b.corruptions.iter().filter(|&&c| c == kind).count());
-    let next = sum(&|b| b.pairs.iter().filter(|&&p| p == PairLabel::IsNext).count());
-    format!(
-        "step {step}: {} samples, {next} of them next; {} tokens, {} predicted ({} masked, {} random, {} kept)",
-        sum(&HostBatch::samples),
-        grouped(tokens as u64),
-        sum(&|b| b.masked.len()),
-        of(Corruption::Mask),
-        of(Corruption::Random),
-        of(Corruption::Keep)
-    )
+fn summary(step: u64, batches: &[HostBatch], tokenizer: &dyn Tokenizer) -> Table {
+    let mut tally = Tally::default();
+    for batch in batches {
+        for i in 0..batch.samples() {
+            tally.add(&batch.as_sample(i, &batch.places(i)), &tokenizer.specials());
+        }
+    }
+    let mut table = Table::default();
+    table.row("step", grouped(step));
+    tell_tally(&mut table, &tally);
+    table
 }
 
 #[cfg(test)]

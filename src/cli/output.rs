@@ -6,6 +6,8 @@
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
+use serde::Serialize;
+
 use super::log::{self, minds_colours};
 use crate::sample::Paint;
 use crate::{Error, ErrorKind, Result};
@@ -23,6 +25,15 @@ pub fn print(text: impl Display) -> Result<()> {
 /// Tells people whole lines on stderr, above any bar. That it is gone is no reason to stop.
 pub fn tell(text: impl Display) {
     log::note(&text.to_string());
+}
+
+/// What was found as a line of JSON, for scripts.
+///
+/// # Errors
+/// [`ErrorKind::Internal`]: every result of this program has such a form.
+pub fn json_line(found: &impl Serialize) -> Result<String> {
+    serde_json::to_string(found)
+        .map_err(|error| Error::internal("a result cannot be written as JSON").caused_by(error))
 }
 
 /// Text with a line's end where it has none.
@@ -79,34 +90,73 @@ impl Printer {
     }
 }
 
-/// Rows of a name and a value.
+/// Rows of a name and a value, the values below each other: what a command found, a fact a line.
+#[derive(Default)]
 pub struct Table {
-    text: String,
-    /// Width of the names.
-    names: usize,
+    /// `None` is an empty line.
+    rows: Vec<Option<(String, String)>>,
 }
 
 impl Table {
-    /// A table without rows, whose names have up to so many characters.
-    pub fn new(names: usize) -> Self {
-        Self { text: String::new(), names }
-    }
-
     /// Adds a row.
     pub fn row(&mut self, name: &str, value: impl Display) {
-        self.text += &format!("{name:<width$} {value}\n", width = self.names);
+        self.rows.push(Some((name.to_owned(), value.to_string())));
     }
 
     /// Adds an empty line.
     pub fn gap(&mut self) {
-        self.text.push('\n');
+        self.rows.push(None);
     }
 }
 
 impl Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.text)
+        let names = self.rows.iter().flatten().map(|(name, _)| name.chars().count());
+        let width = names.max().unwrap_or(0);
+        self.rows.iter().try_for_each(|row| match row {
+            Some((name, value)) => writeln!(f, "{name:<width$}  {value}"),
+            None => writeln!(f),
+        })
     }
+}
+
+/// Columns below their heads, as wide as their longest entry: the first one to the left, figures to the right.
+pub struct Grid<const N: usize> {
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Grid<N> {
+    /// A grid with these heads.
+    pub fn new(heads: [&str; N]) -> Self {
+        Self { rows: vec![heads.map(str::to_owned)] }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, entries: [String; N]) {
+        self.rows.push(entries);
+    }
+}
+
+impl<const N: usize> Display for Grid<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let width = |column: usize| self.rows.iter().map(move |row| row[column].chars().count()).max();
+        for row in &self.rows {
+            for (column, entry) in row.iter().enumerate() {
+                let width = width(column).unwrap_or(0);
+                match column {
+                    0 => write!(f, "{entry:<width$}")?,
+                    _ => write!(f, "  {entry:>width$}")?,
+                }
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// A figure that may be missing.
+pub fn or_dash<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), show)
 }
 
 /// What share of `whole` is `part`; none of nothing.
@@ -187,11 +237,22 @@ mod tests {
 
     #[test]
     fn a_table_has_its_values_below_each_other() {
-        let mut table = Table::new(6);
+        let mut table = Table::default();
         table.row("lines", grouped(1000));
         table.gap();
         table.row("unknown", percent(share(1, 8)));
-        assert_eq!(table.to_string(), "lines  1,000\n\nunknown 12.50 %\n");
+        assert_eq!(table.to_string(), "lines    1,000\n\nunknown  12.50 %\n");
         assert_eq!(share(0, 0), 0.0);
+    }
+
+    #[test]
+    fn a_grid_is_as_wide_as_its_entries() {
+        let mut grid = Grid::new(["", "model", "guess"]);
+        grid.row(["loss".into(), "1.25".into(), or_dash(Some(10), |n: u64| grouped(n * 1000))]);
+        grid.row(["a longer one".into(), "3".into(), or_dash(None, grouped)]);
+        assert_eq!(
+            grid.to_string(),
+            "              model   guess\nloss           1.25  10,000\na longer one      3       -\n"
+        );
     }
 }

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::bottleneck::{Situation, bottleneck};
 use super::flags::{CorpusFlags, Preset, SampleFlags, TokensFlag, spooled};
-use super::output::{Printer, Table, grouped, percent, print, tell};
-use super::statistics::statistics;
+use super::output::{Printer, Table, grouped, json_line, print, tell};
+use super::statistics::{statistics, tell_tally};
 use super::train::cores;
 use crate::collate::CollateConfig;
 use crate::corpus::{Corpus, Shape};
@@ -17,7 +17,7 @@ use crate::flow::FlowReport;
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, Cursor, Origin, Paint, PairLabel, Sample, SampleConfig, Tally, show};
 use crate::vocab::Tokenizer;
-use crate::{Error, Result, vocab};
+use crate::{Result, vocab};
 
 /// Flags of `sample`.
 #[derive(Debug, clap::Args)]
@@ -140,10 +140,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.stats {
         let found = statistics(plan, ROWS, limit)?;
         return match args.json {
-            true => print(
-                serde_json::to_string(&found)
-                    .map_err(|e| Error::internal("sample: the line cannot be written").caused_by(e))?,
-            ),
+            true => print(json_line(&found)?),
             false => print(found.table()),
         };
     }
@@ -248,25 +245,9 @@ fn json(sample: &Sample<'_>, tokenizer: &dyn Tokenizer) -> String {
 
 /// What a person can check.
 pub(super) fn summary(tally: &Tally, elapsed: Duration) -> Table {
-    let [masked, randomised, kept] = tally.split().map(percent);
     let seconds = elapsed.as_secs_f64().max(1e-9);
-    let mut table = Table::new(10);
-    table.row("samples", grouped(tally.samples));
-    table.row("tokens", format!("{} ({} words)", grouped(tally.tokens), grouped(tally.words)));
-    table.row("unknown", format!("{} of the words", percent(tally.unknown_rate())));
-    let predicted = percent(tally.predicted_rate());
-    table.row(
-        "predicted",
-        format!(
-            "{predicted} of the words: {masked} masked, {randomised} random, {kept} kept; {:.2} in a row",
-            tally.mean_run()
-        ),
-    );
-    match tally.next_rate() {
-        Some(rate) => table.row("is next", format!("{} of the pairs", percent(rate))),
-        None if tally.samples == 0 => table.row("is next", "no samples"),
-        None => table.row("is next", "no pair task"),
-    }
+    let mut table = Table::default();
+    tell_tally(&mut table, tally);
     let [samples, tokens] = [tally.samples, tally.tokens].map(|n| grouped((n as f64 / seconds) as u64));
     table.row("speed", format!("{samples} samples/s, {tokens} tokens/s, printing included"));
     table

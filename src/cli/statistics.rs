@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::output::{Table, grouped, percent, share};
 use crate::Result;
+use crate::corpus::check::RARE;
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, Tally};
 use crate::vocab::Tokenizer;
@@ -11,15 +12,12 @@ use crate::vocab::Tokenizer;
 /// Ranges of lengths that are counted.
 const BARS: usize = 24;
 
-/// Tokens that came fewer times than this are told as rare: too few to learn much of.
-const RARE: u64 = 10;
-
 /// A token as the vocabulary spells it, ids beyond it as `<id>`.
 pub fn spelled(tokenizer: &dyn Tokenizer, id: u32) -> String {
     tokenizer.token(id).map_or_else(|| format!("<{id}>"), str::to_owned)
 }
 
-/// Counts over the first samples of a corpus. Field names are those of `--json` and stay.
+/// Counts over the first samples of a corpus. Field names are those of `--json`; `docs/FORMATS.md` has them.
 #[derive(Debug, Serialize)]
 pub struct Statistics {
     #[serde(flatten)]
@@ -90,30 +88,34 @@ pub fn statistics(plan: Plan<'_>, batch_size: usize, most: u64) -> Result<Statis
     })
 }
 
+/// What a person can check of samples, wherever they come from.
+pub fn tell_tally(table: &mut Table, tally: &Tally) {
+    let [masked, randomised, kept] = tally.split().map(percent);
+    table.row("samples", grouped(tally.samples));
+    table.row("tokens", format!("{} ({} of the text)", grouped(tally.tokens), grouped(tally.words)));
+    table.row("unknown", format!("{} of the words", percent(tally.unknown_rate())));
+    table.row(
+        "predicted",
+        format!(
+            "{} of the words: {masked} masked, {randomised} random, {kept} kept; {:.2} in a row",
+            percent(tally.predicted_rate()),
+            tally.mean_run()
+        ),
+    );
+    let next = match tally.next_rate() {
+        Some(rate) => format!("{} of the pairs", percent(rate)),
+        None if tally.samples == 0 => "no samples".to_owned(),
+        None => "no pair task".to_owned(),
+    };
+    table.row("is next", next);
+}
+
 impl Statistics {
     /// For people.
     pub fn table(&self) -> Table {
-        let tally = &self.tally;
-        let mut table = Table::new(20);
-        let of = if self.whole { "all of an epoch" } else { "the first of an epoch" };
-        table.row("samples", format!("{}, {of}", grouped(tally.samples)));
-        table.row("tokens", format!("{} ({} of the text)", grouped(tally.tokens), grouped(tally.words)));
-        table.row("unknown", format!("{} of the words", percent(tally.unknown_rate())));
-        let [masked, randomised, kept] = tally.split().map(percent);
-        table.row(
-            "predicted",
-            format!(
-                "{} of the words: {masked} masked, {randomised} random, {kept} kept; {:.2} in a row",
-                percent(tally.predicted_rate()),
-                tally.mean_run()
-            ),
-        );
-        table.row(
-            "is next",
-            tally
-                .next_rate()
-                .map_or("no pair task".to_owned(), |rate| format!("{} of the pairs", percent(rate))),
-        );
+        let mut table = Table::default();
+        table.row("counted", if self.whole { "all of an epoch" } else { "the first of an epoch" });
+        tell_tally(&mut table, &self.tally);
         table.row(
             "padding",
             format!(

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use serde_json::json;
+
 use super::flags::{CorpusFlags, is_standard_input, keep_inputs, keep_standard_input, with_standard_input};
 use super::log;
 use super::output::{Table, bytes, grouped, print, seconds};
@@ -26,6 +28,9 @@ pub struct Args {
     #[arg(short = 'w', long, value_name = "N", aliases = ["num_workers", "num-workers"],
           value_parser = super::flags::workers)]
     workers: Option<usize>,
+    /// Print the summary as one line of JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     corpus: CorpusFlags,
 }
@@ -75,7 +80,19 @@ pub fn run(args: Args) -> Result<()> {
     bar.finish_and_clear();
 
     let elapsed = started.elapsed().as_secs_f64();
-    let mut table = Table::new(10);
+    if args.json {
+        return print(json!({
+            "output": output,
+            "documents": header.documents() - kept,
+            "malformed": malformed,
+            "kept": kept,
+            "tokens": tokens,
+            "bytes": corpus.bytes(),
+            "written_bytes": size,
+            "seconds": elapsed,
+        }));
+    }
+    let mut table = Table::default();
     table.row(
         "documents",
         format!("{} ({} malformed)", grouped(header.documents() - kept), grouped(malformed)),

@@ -148,7 +148,7 @@ fn report_text(
     corpus: &Path,
 ) -> String {
     let seen = |seen: u64, of: u64| format!("{} ({} trained on)", grouped(of), percent(share(seen, of)));
-    let mut table = Table::new(10);
+    let mut table = Table::default();
     table.row("lines", grouped(summary.lines));
     table.row("words", seen(report.words_seen, report.words));
     table.row("distinct", seen(report.distinct_seen, report.distinct));

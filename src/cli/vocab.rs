@@ -328,7 +328,7 @@ fn report_text(
     }
     let (tokens, time) = (vocabulary.len() as u64, elapsed.as_secs_f64());
     let speed = summary.bytes as f64 / time.max(1e-9);
-    let mut table = Table::new(10);
+    let mut table = Table::default();
     table.row("lines", grouped(summary.lines));
     table.row("words", grouped(summary.words));
     table.row("distinct", grouped(summary.distinct));

@@ -23,6 +23,12 @@ const PLACES: usize = 5;
 /// This many fill a table of 2^22 places, about 100 MiB.
 const DUPLICATE_BUDGET: usize = (1 << 22) / 8 * 7;
 
+/// The same for words, of which a text has fewer: 2^20 places, about 25 MiB.
+const WORD_BUDGET: usize = (1 << 20) / 8 * 7;
+
+/// Words and tokens that come fewer times than this are told as rare: too few to learn much of.
+pub const RARE: u64 = 10;
+
 /// Words of a sentence, or tokens of a sample, that are told apart; longer ones count as this long.
 const LONGEST_COUNTED: usize = 1 << 16;
 
@@ -144,13 +150,45 @@ pub struct Bar {
     pub lines: u64,
 }
 
-/// What the vocabulary makes of the corpus.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Coverage {
+/// The words of a text, which are what stands between white space, by how often they come.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct WordCounts {
+    /// All of them, one behind the other.
+    pub running: u64,
+    /// Different ones, those of them that come fewer than [`RARE`] times, and those that come once; estimates
+    /// where not every word was looked at.
+    pub distinct: u64,
+    pub rare: u64,
+    pub once: u64,
+    /// What share of the running words the rare ones are.
+    pub rare_rate: f64,
+    /// One word in so many was looked at, chosen by its hash.
+    pub one_in: u64,
+}
+
+/// How much of the text is in the vocabulary, and how much of the vocabulary in the text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Covered {
     /// Tokens of the text, without special ones, and how many of them the vocabulary lacks.
     pub tokens: u64,
     pub unknown: u64,
     pub unknown_rate: f64,
+    /// Words, as the vocabulary tells them apart; 0 where it does not.
+    pub words: u64,
+    /// Shares of them without an unknown part, and with a token of their own.
+    pub words_covered: f64,
+    pub words_whole: f64,
+    /// Tokens without a role, those of them that come, and those that come but fewer than [`RARE`] times.
+    pub entries: u64,
+    pub entries_seen: u64,
+    pub entries_rare: u64,
+}
+
+/// What the vocabulary makes of the corpus.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Coverage {
+    #[serde(flatten)]
+    pub covered: Covered,
     /// Length of a sample before it is cut, special tokens included.
     pub sample_tokens: Spread,
     /// Samples longer than `seq_len`.
@@ -169,10 +207,8 @@ pub struct Coverage {
 /// What the vocabulary makes of a corpus of documents.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DocumentCoverage {
-    /// Tokens of the text, without special ones, and how many of them the vocabulary lacks.
-    pub tokens: u64,
-    pub unknown: u64,
-    pub unknown_rate: f64,
+    #[serde(flatten)]
+    pub covered: Covered,
     pub sentence_tokens: Spread,
     /// About how many samples an epoch has: as many as the tokens fill, each to its full length.
     pub samples: u64,
@@ -217,6 +253,7 @@ pub struct Report {
     pub replaced: u64,
     pub replaced_in: Finding,
     pub duplicates: Duplicates,
+    pub word_counts: WordCounts,
     /// Of a document: a line, a block of lines, or a file.
     pub line_bytes: Spread,
     pub line_bytes_histogram: Vec<Bar>,
@@ -238,6 +275,7 @@ pub fn check(
     let mut crlf = Finding::default();
     let mut stray_byte_order_marks = Finding::default();
     let mut copies = Copies::new(DUPLICATE_BUDGET);
+    let mut distinct_words = Copies::new(WORD_BUDGET);
     let mut line_bytes = Lengths::default();
     let mut words = [Lengths::default(), Lengths::default()];
     let mut sentences = Lengths::default();
@@ -282,13 +320,16 @@ pub fn check(
         copies.add(xxh3_64(text), line);
         sentences.add(document.sentences.len());
         for (at, sentence) in document.sentences.iter().enumerate() {
-            words[if pairs { at.min(1) } else { 0 }].add(sentence.text.split_whitespace().count());
+            let counted = sentence.text.split_whitespace();
+            let counted = counted.inspect(|word| distinct_words.add(xxh3_64(word.as_bytes()), line));
+            words[if pairs { at.min(1) } else { 0 }].add(counted.count());
         }
         if let Some(survey) = &mut survey {
             survey.add(document.sentences.iter().map(|sentence| &*sentence.text), pairs);
         }
         Ok(())
     })?;
+    let first_and_second = words.iter().map(|lengths| lengths.sum).sum();
     let [first, second] = words.map(|lengths| lengths.spread());
     Ok(Report {
         lines,
@@ -301,6 +342,7 @@ pub fn check(
         replaced,
         replaced_in,
         duplicates: copies.report(),
+        word_counts: distinct_words.word_counts(first_and_second),
         line_bytes: line_bytes.spread(),
         line_bytes_histogram: line_bytes.bars(),
         contents: match pairs {
@@ -352,6 +394,21 @@ impl Copies {
         let one_in = self.mask + 1;
         let repeated: u64 = self.seen.values().map(|(_, count)| count - 1).sum();
         Duplicates { count: repeated * one_in, one_in, lines: self.lines }
+    }
+
+    /// The same counts read as those of words, of which there were `running`.
+    fn word_counts(self, running: u64) -> WordCounts {
+        let one_in = self.mask + 1;
+        let below = |bound: u64| self.seen.values().map(|&(_, count)| count).filter(move |&n| n < bound);
+        let rare = below(RARE).count() as u64 * one_in;
+        WordCounts {
+            running,
+            distinct: self.seen.len() as u64 * one_in,
+            rare,
+            once: below(2).count() as u64 * one_in,
+            rare_rate: ratio(below(RARE).sum::<u64>() * one_in, running),
+            one_in,
+        }
     }
 }
 
@@ -409,12 +466,19 @@ impl Lengths {
 
 /// Counts what a tokenizer makes of sentences.
 struct Survey<'t> {
+    tokenizer: &'t dyn Tokenizer,
     encoder: Box<dyn Encoder + 't>,
     unknown_id: u32,
     /// Scratch.
     ids: Vec<u32>,
+    begins: Vec<bool>,
+    /// By id.
+    counts: Vec<u64>,
     tokens: u64,
-    unknown: u64,
+    /// Words, those without an unknown part, and those of one token.
+    words: u64,
+    covered: u64,
+    whole: u64,
     /// Of samples, where documents are pairs; else of sentences.
     samples: Lengths,
 }
@@ -422,8 +486,19 @@ struct Survey<'t> {
 impl<'t> Survey<'t> {
     fn new(tokenizer: &'t dyn Tokenizer) -> Self {
         let unknown_id = tokenizer.specials().unknown;
-        let encoder = tokenizer.encoder();
-        Self { encoder, unknown_id, ids: Vec::new(), tokens: 0, unknown: 0, samples: Lengths::default() }
+        Self {
+            tokenizer,
+            encoder: tokenizer.encoder(),
+            unknown_id,
+            ids: Vec::new(),
+            begins: Vec::new(),
+            counts: vec![0; tokenizer.len()],
+            tokens: 0,
+            words: 0,
+            covered: 0,
+            whole: 0,
+            samples: Lengths::default(),
+        }
     }
 
     /// Counts the sentences of a document: together they are a sample where they are a pair.
@@ -431,9 +506,14 @@ impl<'t> Survey<'t> {
         let mut together = 0;
         for sentence in sentences {
             self.ids.clear();
-            self.encoder.encode(sentence, &mut self.ids);
+            self.begins.clear();
+            match self.tokenizer.knows_words() {
+                true => self.encoder.encode_words(sentence, &mut self.ids, &mut self.begins),
+                false => self.encoder.encode(sentence, &mut self.ids),
+            }
             self.tokens += self.ids.len() as u64;
-            self.unknown += self.ids.iter().filter(|&&id| id == self.unknown_id).count() as u64;
+            self.ids.iter().for_each(|&id| self.counts[id as usize] += 1);
+            self.count_words();
             together += self.ids.len();
             if !pairs {
                 self.samples.add(self.ids.len());
@@ -444,13 +524,44 @@ impl<'t> Survey<'t> {
         }
     }
 
+    /// Counts the words of the sentence that was encoded last.
+    fn count_words(&mut self) {
+        let mut rest = &self.ids[..];
+        for word in self.begins.chunk_by(|_, &begins| !begins) {
+            let (ids, others) = rest.split_at(word.len());
+            rest = others;
+            let covered = !ids.contains(&self.unknown_id);
+            self.words += 1;
+            self.covered += u64::from(covered);
+            self.whole += u64::from(covered && ids.len() == 1);
+        }
+    }
+
+    fn covered(&self) -> Covered {
+        let unknown = self.counts[self.unknown_id as usize];
+        let entries = self.tokenizer.ordinary_len();
+        let seen = || {
+            let counts = (0..entries).map(|k| self.counts[self.tokenizer.ordinary(k) as usize]);
+            counts.filter(|&count| count > 0)
+        };
+        Covered {
+            tokens: self.tokens,
+            unknown,
+            unknown_rate: ratio(unknown, self.tokens),
+            words: self.words,
+            words_covered: ratio(self.covered, self.words),
+            words_whole: ratio(self.whole, self.words),
+            entries: u64::from(entries),
+            entries_seen: seen().count() as u64,
+            entries_rare: seen().filter(|&count| count < RARE).count() as u64,
+        }
+    }
+
     fn report_documents(self, config: &CheckConfig) -> DocumentCoverage {
         let room = config.seq_len.saturating_sub(SPECIALS).max(1) as u64;
         let samples = self.tokens.div_ceil(room);
         DocumentCoverage {
-            tokens: self.tokens,
-            unknown: self.unknown,
-            unknown_rate: ratio(self.unknown, self.tokens),
+            covered: self.covered(),
             sentence_tokens: self.samples.spread(),
             samples,
             epoch_tokens: self.tokens + SPECIALS as u64 * samples,
@@ -472,9 +583,7 @@ impl<'t> Survey<'t> {
         let batch_width = expected_longest(&cut, config.batch_size);
         let padding = |width: f64| if total == 0 { 0.0 } else { 1.0 - mean / width };
         Coverage {
-            tokens: self.tokens,
-            unknown: self.unknown,
-            unknown_rate: ratio(self.unknown, self.tokens),
+            covered: self.covered(),
             sample_tokens: self.samples.spread(),
             truncated: total - whole,
             truncated_rate: ratio(total - whole, total),
@@ -588,7 +697,11 @@ mod tests {
         let Contents::Pairs { vocabulary: Some(vocabulary), .. } = found.contents else {
             panic!("{found:?}")
         };
-        assert_eq!((vocabulary.tokens, vocabulary.unknown), (14, 2));
+        let covered = vocabulary.covered;
+        assert_eq!((covered.tokens, covered.unknown, covered.words), (14, 2, 14));
+        assert_eq!((covered.words_covered, covered.words_whole), (12.0 / 14.0, 12.0 / 14.0));
+        // All eight letters come, none of them often.
+        assert_eq!((covered.entries, covered.entries_seen, covered.entries_rare), (8, 8, 8));
         assert_eq!((vocabulary.truncated, vocabulary.epoch_tokens), (1, 5 + 6 + 8));
         assert!((vocabulary.padding_fixed - (1.0 - 19.0 / 24.0)).abs() < 1e-12);
         // Longest of two drawn from {5, 6, 8}: 1/9 of the time 5, 3/9 6, 5/9 8.
@@ -608,7 +721,8 @@ mod tests {
         assert_eq!((sentences.min, sentences.median, sentences.max), (1, 2, 2));
         assert_eq!((sentence_words.min, sentence_words.mean, sentence_words.max), (1, 9.0 / 5.0, 2));
         let vocabulary = vocabulary.unwrap();
-        assert_eq!((vocabulary.tokens, vocabulary.unknown), (9, 2));
+        assert_eq!((vocabulary.covered.tokens, vocabulary.covered.unknown), (9, 2));
+        assert_eq!((vocabulary.covered.entries_seen, vocabulary.covered.entries), (3, 8));
         // Samples of five tokens and three special ones.
         assert_eq!((vocabulary.samples, vocabulary.epoch_tokens), (2, 9 + 2 * 3));
 
@@ -617,6 +731,23 @@ mod tests {
         assert_eq!((found.lines, found.documents, found.refused), (6, 1, 5));
         let at: Vec<_> = found.refusals.named().map(|(_, finding)| finding.lines.clone())[8..].to_vec();
         assert_eq!(at, [vec![5, 6], vec![3], vec![2], vec![4]]);
+    }
+
+    #[test]
+    fn words_are_told_apart_by_how_often_they_come() {
+        // `a` comes 10 times, `b` 9 times, `c` once.
+        let found = report(&[&b"a\tb\n".repeat(9)[..], b"a\tc\n"].concat(), CONFIG);
+        let words = WordCounts { running: 20, distinct: 3, rare: 2, once: 1, rare_rate: 0.5, one_in: 1 };
+        assert_eq!(found.word_counts, words);
+        let mut seen = Copies::new(1000);
+        let words = (0..100_000_u64).chain(0..50_000);
+        words.for_each(|n| seen.add(xxh3_64(&n.to_le_bytes()), 1));
+        let found = seen.word_counts(150_000);
+        assert!(found.one_in >= 100);
+        for (found, true_count) in [(found.distinct, 100_000.0), (found.once, 50_000.0)] {
+            assert!((found as f64 / true_count - 1.0).abs() < 0.25, "{found}");
+        }
+        assert!((found.rare_rate - 1.0).abs() < 0.25, "{}", found.rare_rate);
     }
 
     #[test]

@@ -50,7 +50,7 @@ fn from_text_to_figures_by_every_command() {
     let counted: f64 = stats["lengths"].as_array().unwrap().iter().map(|bar| bar[1].as_f64().unwrap()).sum();
     assert_eq!((counted, number(&stats, "next") + number(&stats, "not_next")), (400.0, 400.0));
     let few = place.good(&format!("sample {source} --stats --limit 40")).stdout;
-    assert!(few.contains("40, the first of an epoch") && few.contains("vocabulary"), "{few}");
+    assert!(few.contains("the first of an epoch") && few.contains("vocabulary"), "{few}");
 
     let batches = place.good(&format!("collate {source} --batch-size 16 --limit 3 --json")).json_lines();
     assert_eq!(batches.iter().map(|b| number(b, "rows")).collect::<Vec<_>>(), [16.0; 3]);
@@ -97,6 +97,75 @@ fn from_text_to_figures_by_every_command() {
     assert!(seen.iter().all(|row| row["file"] == "train.tsv" && number(&row["origin"], "line_a") >= 1.0));
     let verified = place.good("inspect --run run --step 20 --limit 1 --verify");
     assert!(verified.stderr.contains(summary["digest"].as_str().unwrap()), "{}", verified.stderr);
+}
+
+/// Whoever reads `--json` finds each field in docs/FORMATS.md.
+#[test]
+fn every_field_of_every_result_is_documented() {
+    let place = Place::with_lines(200);
+    place.write("text.txt", "one two three.\nfour five.\n\nsix one two.\nseven eight.\n".repeat(40));
+    let source = "--corpus train.tsv --vocab vocab.json --seq-len 24";
+    place.good(&format!("train {source} --output run --steps 4 -H 16 -l 1 -a 2 -b 8 --log-freq 1"));
+    let formats = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/FORMATS.md")).unwrap();
+    let commands = [
+        "vocab -c train.tsv --limit 1".to_owned(),
+        "tokenizer train -c text.txt -s 60 -o tokenizer.json".into(),
+        "tokenizer encode -t vocab.json one".into(),
+        format!("doctor {source} --limit 1 --tokens-per-second 5"),
+        "doctor -c text.txt -v tokenizer.json".into(),
+        "corpus -c train.tsv:1 -c held-out.tsv:2".into(),
+        format!("sample {source} --limit 1"),
+        format!("sample {source} --stats"),
+        format!("collate {source} --limit 1 --pad packed"),
+        format!("collate {source} --stats --limit 2"),
+        "tokenize -c train.tsv -v vocab.json".into(),
+        format!("train {source} --output run-2 --steps 2 -H 16 -l 1 -a 2 -b 8 -t held-out.tsv"),
+        "eval --run run --corpus held-out.tsv --by-corruption".into(),
+        "inspect --run run --step 2".into(),
+        "fill-mask run <mask>".into(),
+        format!("tune {source} --seconds 0.02"),
+        format!("bench collate {source} --seconds 0.02"),
+        "bench mask --seconds 0.02".into(),
+        "bench product --rows 8 --columns 8 --depth 8 --times 1".into(),
+        "bench step --hidden 16 --layers 1 --attn-heads 2 --batch-size 2 --seq-len 16 --steps 3".into(),
+    ];
+    let mut missing: Vec<String> = Vec::new();
+    for command in commands {
+        for line in place.good(&format!("{command} --json")).json_lines() {
+            let fields = fields(&line).into_iter().filter(|name| !formats.contains(&format!("`{name}`")));
+            missing.extend(fields.map(|name| format!("{name} of {command}")));
+        }
+    }
+    assert!(missing.is_empty(), "docs/FORMATS.md lacks {missing:#?}");
+}
+
+/// The names in a value, at any depth.
+fn fields(value: &serde_json::Value) -> Vec<String> {
+    match value {
+        serde_json::Value::Object(fields_of) => {
+            fields_of.iter().flat_map(|(name, value)| [name.clone()].into_iter().chain(fields(value))).collect()
+        }
+        serde_json::Value::Array(items) => items.iter().flat_map(fields).collect(),
+        _ => vec![],
+    }
+}
+
+/// What `collate --stats` tells is what the batches are.
+#[test]
+fn batches_in_numbers_are_those_of_the_batches() {
+    let place = Place::with_lines(100);
+    let collate = "collate --corpus train.tsv --vocab vocab.json --seq-len 24 --batch-size 16";
+    let stats = place.good(&format!("{collate} --stats --json")).json();
+    let batches = place.good(&format!("{collate} --json"));
+    let sum = |field: &str| batches.json_lines().iter().map(|b| number(b, field)).sum::<f64>();
+    assert_eq!(number(&stats, "batches"), batches.json_lines().len() as f64);
+    assert_eq!((number(&stats, "rows"), number(&stats, "samples")), (sum("rows"), 100.0));
+    let cells: f64 = batches.json_lines().iter().map(|b| number(b, "rows") * number(b, "seq_len")).sum();
+    assert_eq!(number(&stats, "cells"), cells);
+    let digest = stats["digest"].as_str().unwrap();
+    assert!(batches.stderr.contains(digest), "{digest}: {}", batches.stderr);
+    let table = place.good(&format!("{collate} --stats"));
+    assert!(table.stdout.contains(digest) && table.stderr.is_empty(), "{table:?}");
 }
 
 /// A stage can be replaced by a file: `collate` writes what `eval` would have made of the same text.

@@ -46,7 +46,6 @@ pub use flags::{ComputeFlags, cores, default_workers};
 use flags::{ModelFlags, RuntimeFlags, TensorBoardFlags, TrainingFlags};
 pub use summary::introduce;
 use summary::{already_finished, check_memory, conclude};
-pub use terminal::percent;
 
 /// Flags of `train`. Those left out come from the preset, or on `--resume` from the run.
 #[derive(Debug, clap::Args)]

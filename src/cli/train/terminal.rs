@@ -234,11 +234,6 @@ fn beside(guess: Option<f64>, show: impl Fn(f64) -> String) -> String {
     guess.map_or(String::new(), |guess| format!(" [{}]", show(guess)))
 }
 
-/// A share as a percentage.
-pub fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;

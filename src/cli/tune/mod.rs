@@ -10,7 +10,7 @@ use serde_json::json;
 use super::bench::{Count, collating, collating_alone, reading, sampling_alone, seconds};
 use super::collate::BatchArgs;
 use super::flags::workers;
-use super::output::{bytes, grouped, print};
+use super::output::{Grid, bytes, grouped, or_dash, print};
 use super::sample::SourceArgs;
 use super::train::cores;
 use crate::{Error, Result};
@@ -101,26 +101,22 @@ fn row(stage: &'static str, alone: bool, workers: Option<usize>, count: &Count) 
 
 /// The table, what is recommended, and why.
 fn report(rows: &[Row], advice: &Advice) -> String {
-    let line = |stage: &str, workers: &str, samples: &str, tokens: &str, text: &str| {
-        format!("{stage:<15} {workers:>7} {samples:>12} {tokens:>14} {text:>12}\n")
-    };
-    let mut report = line("stage", "workers", "samples/s", "tokens/s", "text/s");
-    let whole = |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| grouped(rate as u64));
+    let mut grid = Grid::new(["stage", "workers", "samples/s", "tokens/s", "text/s"]);
+    let whole = |rate: Option<f64>| or_dash(rate, |rate| grouped(rate as u64));
     for row in rows {
         let stage = match (row.stage, row.alone) {
             (stage, true) => format!("{stage} alone"),
             (_, false) => "all together".to_owned(),
         };
-        let text = row.bytes_per_second.map_or("-".to_owned(), |rate| bytes(rate as u64));
-        report += &line(
-            &stage,
-            &row.workers.map_or("-".to_owned(), |n| n.to_string()),
-            &whole(row.samples_per_second),
-            &whole(row.tokens_per_second),
-            &text,
-        );
+        grid.row([
+            stage,
+            or_dash(row.workers, |n| n.to_string()),
+            whole(row.samples_per_second),
+            whole(row.tokens_per_second),
+            or_dash(row.bytes_per_second, |rate| bytes(rate as u64)),
+        ]);
     }
-    report += &format!("\nrecommended: {}\n", advice.flags);
+    let mut report = format!("{grid}\nrecommended: {}\n", advice.flags);
     advice.why.iter().for_each(|why| report += &format!("  {why}\n"));
     report
 }
@@ -156,10 +152,10 @@ mod tests {
         ];
         let advice = Advice { workers: 1, flags: "--workers 1".into(), why: vec!["it is best".into()] };
         let expected = "\
-stage           workers    samples/s       tokens/s       text/s
-corpus alone          2            -              -       1.5 MB
-collate alone         -            9              -       1.5 MB
-all together          0        1,234              -       1.5 MB
+stage          workers  samples/s  tokens/s  text/s
+corpus alone         2          -         -  1.5 MB
+collate alone        -          9         -  1.5 MB
+all together         0      1,234         -  1.5 MB
 
 recommended: --workers 1
   it is best
