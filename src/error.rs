@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::path::Path;
 
 /// What class of failure this is. Each class has the exit code that scripts can rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl Error {
     }
 
     /// A failed read of `path`: missing input where it does not exist, I/O otherwise.
-    pub fn reading(path: &std::path::Path, error: std::io::Error) -> Self {
+    pub fn reading(path: &Path, error: std::io::Error) -> Self {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound
             | std::io::ErrorKind::PermissionDenied
@@ -93,11 +94,12 @@ impl Error {
             | std::io::ErrorKind::NotADirectory => ErrorKind::MissingInput,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, format!("cannot read {}", path.display())).caused_by(error)
+        let near = if error.kind() == std::io::ErrorKind::NotFound { near(path) } else { String::new() };
+        Self::new(kind, format!("cannot read {}{near}", path.display())).caused_by(error)
     }
 
     /// A failed write of `path`: cannot-create where it could not be opened, I/O otherwise.
-    pub fn writing(path: &std::path::Path, error: std::io::Error) -> Self {
+    pub fn writing(path: &Path, error: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
         let kind = match error.kind() {
             Io::NotFound
@@ -157,6 +159,41 @@ impl std::error::Error for Error {
     }
 }
 
+/// How alike two names are that one may be meant for the other, by Jaro's measure: what clap takes for flags.
+const ALIKE: f64 = 0.7;
+
+/// Most names of a directory that are looked at.
+const MOST_NAMES: usize = 10_000;
+
+/// The name among `names` that `wanted` was most likely meant for.
+pub fn nearest<N: AsRef<str>>(wanted: &str, names: impl Iterator<Item = N>) -> Option<N> {
+    let alike = |name: N| (strsim::jaro(name.as_ref(), wanted), name);
+    names
+        .map(alike)
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+/// ` (did you mean PATH?)` for a path that is not there and one of nearly that name that is; else nothing. The first
+/// part of it that is missing may be a directory.
+pub fn near(path: &Path) -> String {
+    let missing = path.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.exists()).last();
+    let found = missing.and_then(|missing| {
+        let wanted = missing.file_name()?.to_str()?;
+        let parent = missing.parent()?;
+        let listed = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let names = std::fs::read_dir(listed).ok()?.take(MOST_NAMES);
+        let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        // Component by component: an empty rest would make a directory's name of a file's.
+        let rest = path.components().skip(missing.components().count());
+        let whole = |name: &String| rest.clone().fold(parent.join(name), |path, part| path.join(part));
+        let fits = |name: &String| !name.ends_with(".bsidx") && whole(name).exists();
+        nearest(wanted, names.filter(fits)).map(|name| parent.join(name))
+    });
+    found.map_or_else(String::new, |found| format!(" (did you mean {}?)", found.display()))
+}
+
 /// What a panic said, where it said it in text.
 pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let said = payload.downcast_ref::<String>().map(String::as_str);
@@ -168,9 +205,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_path_that_is_not_there_has_its_neighbour_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("run")).unwrap();
+        std::fs::create_dir(at("rune")).unwrap();
+        for name in ["peps.pairs.tsv", "peps.pairs.tsv.bsidx", "run/config.json"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        let check = |wanted: &str, expected: Option<&str>| {
+            let expected = expected.map(|name| format!(" (did you mean {}?)", at(name).display()));
+            assert_eq!(near(&at(wanted)), expected.unwrap_or_default(), "{wanted}");
+        };
+        check("peps.pair.tsv", Some("peps.pairs.tsv"));
+        check("rum/config.json", Some("run"));
+        check("run/confg.json", Some("run/config.json"));
+        check("run/config.json", None);
+        check("elsewhere", None);
+        check("zzz/yyy", None);
+        assert_eq!(nearest("hiden", ["hidden", "layers"].into_iter()), Some("hidden"));
+        assert_eq!(nearest("colour", ["hidden", "layers"].into_iter()), None);
+    }
+
+    #[test]
     fn the_chain_reads_from_the_outside_in_and_keeps_the_class() {
         let io = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file");
-        let error = Error::reading(std::path::Path::new("a.tsv"), io).context("corpus");
+        let error = Error::reading(Path::new("a.tsv"), io).context("corpus");
         assert_eq!(error.to_string(), "corpus: cannot read a.tsv: no such file");
         assert_eq!(error.kind().exit_code(), 66);
     }

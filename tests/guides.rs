@@ -1,18 +1,21 @@
-//! Every command of the guides runs, in order and as it stands there, but for numbers that are read smaller. The rules
-//! are those of `docs/guides/README.md`.
+//! Every command of the guides, of the README and of the page on bert-pytorch runs, in order and as it stands there, but
+//! for numbers that are read smaller. The rules are those of `docs/guides/README.md`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags whose values are read smaller, with what they are read as.
-const SMALLER: [(&str, &str); 8] = [
+const SMALLER: [(&str, &str); 11] = [
     ("--steps", "--steps 6"),
     ("--eval-every", "--eval-every 2"),
     ("--save-every", "--save-every 2"),
     ("--log-freq", "--log-freq 1"),
     ("--warmup", "--warmup 1"),
     ("--batch-size", "--batch-size 4"),
+    ("-b", "-b 4"),
+    ("-H", "-H 16"),
+    ("--seconds", "--seconds 0.05"),
     ("--vocab-size", "--vocab-size 300"),
     ("--size", "--hidden 16 --layers 1 --attn-heads 2 --arch bert"),
 ];
@@ -26,13 +29,16 @@ fn the_guides_run_as_they_stand() {
     let mut guides: Vec<PathBuf> = fs::read_dir(root.join("docs/guides"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .chain([root.join("docs/STAGES.md")])
+        .chain(["docs/STAGES.md", "docs/FROM_BERT_PYTORCH.md", "README.md"].map(|page| root.join(page)))
         .collect();
     guides.sort();
     let mut commands = 0;
     for guide in guides {
         let text = fs::read_to_string(&guide).unwrap();
-        let script: String = blocks(&text, "sh").map(shortened).collect();
+        let script: String = match guide.ends_with("README.md") {
+            true => shortened(&indented(&text)),
+            false => blocks(&text, "sh").map(shortened).collect(),
+        };
         commands += script.matches("bertstream ").count();
         let place = place();
         let ran = Command::new("sh")
@@ -46,7 +52,7 @@ fn the_guides_run_as_they_stand() {
         assert!(ran.status.success(), "{}: {script}\n{told}", guide.display());
         assert!(!told.contains("panicked"), "{}: {told}", guide.display());
     }
-    assert!(commands > 40, "{commands} commands were found");
+    assert!(commands > 60, "{commands} commands were found");
 }
 
 #[test]
@@ -69,6 +75,17 @@ fn blocks<'t>(text: &'t str, language: &'static str) -> impl Iterator<Item = &'t
         .skip(1)
         .step_by(2)
         .filter_map(move |block| block.strip_prefix(language)?.strip_prefix('\n'))
+}
+
+/// The commands of the program among what a text has indented by four, with the lines that go on behind a backslash.
+fn indented(text: &str) -> String {
+    let mut goes_on = false;
+    let lines = text.lines().filter_map(|line| line.strip_prefix("    ")).filter(|line| {
+        let ours = goes_on || line.starts_with("bertstream ");
+        goes_on = ours && line.ends_with('\\');
+        ours
+    });
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// Commands as the tests read them.
@@ -118,6 +135,11 @@ fn place() -> tempfile::TempDir {
         (documents(fixture("toy.pairs.tsv"), 240), documents(fixture("toy.held-out.pairs.tsv"), 40));
     write("train.txt", &train);
     write("held-out.txt", &held_out);
+    write("sentences.txt", "a sentence .\nand another one .\n");
+    let lines =
+        |name: &str, lines: usize| -> String { fixture(name).split_inclusive('\n').take(lines).collect() };
+    write("pairs.tsv", &lines("toy.pairs.tsv", 480));
+    write("held-out.tsv", &lines("toy.held-out.pairs.tsv", 40));
     write("corpus.txt", &(train + &held_out));
     place
 }

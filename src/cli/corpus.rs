@@ -575,7 +575,10 @@ fn tell_words(table: &mut Table, words: &WordCounts) {
         1 => String::new(),
         one_in => format!(", estimated from one word in {one_in}"),
     };
-    table.row("words", format!("{}, {} different{estimated}", grouped(words.running), grouped(words.distinct)));
+    table.row(
+        "words",
+        format!("{}, {} different{estimated}", grouped(words.running), grouped(words.distinct)),
+    );
     table.row(
         "rare words",
         format!(

@@ -11,6 +11,7 @@ use super::train::{ComputeFlags, default_workers};
 use super::trained::{Origin, Trained};
 use crate::collate::{CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::{CorpusConfig, Sources};
+use crate::error::near;
 use crate::model::{Engine, Layout, Predictions};
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, SampleConfig};
@@ -81,8 +82,9 @@ impl Finished {
             return Err(Error::new(
                 ErrorKind::MissingInput,
                 format!(
-                    "{}: no run there: a run is made by `bertstream train -o DIR`; --run takes that directory",
-                    run.display()
+                    "{}: no run there{}: a run is made by `bertstream train -o DIR`; --run takes that directory",
+                    run.display(),
+                    near(run)
                 ),
             ));
         }
@@ -256,11 +258,7 @@ pub fn table(figures: &Figures) -> String {
         row("pairs: loss", nats(figures.nsp_loss), or_dash(figures.nsp_chance_loss, nats));
         row("  accuracy", percent(figures.nsp_accuracy), or_dash(figures.nsp_majority_accuracy, percent));
     }
-    format!(
-        "{grid}over {} predicted tokens and {} pairs\n",
-        grouped(figures.masked),
-        grouped(figures.pairs)
-    )
+    format!("{grid}over {} predicted tokens and {} pairs\n", grouped(figures.masked), grouped(figures.pairs))
 }
 
 fn nats(loss: f64) -> String {

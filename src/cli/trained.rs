@@ -8,6 +8,7 @@ use std::path::Path;
 use super::eval::Finished;
 use super::train::ComputeFlags;
 use crate::collate::HostBatch;
+use crate::error::near;
 use crate::model::{Arch, Engine, ModelConfig, Optimizer};
 use crate::sample::{PairLabel, SEGMENT_A};
 use crate::train::run_dir::Which;
@@ -125,9 +126,10 @@ pub fn no_vocabulary(path: &Path) -> Error {
     Error::new(
         ErrorKind::MissingInput,
         format!(
-            "{}: no tokenizer.json or vocab.txt there: put the model's own beside its weights, or name one with \
+            "{}: no tokenizer.json or vocab.txt there{}: put the model's own beside its weights, or name one with \
              --vocab",
-            path.display()
+            path.display(),
+            near(path)
         ),
     )
 }

@@ -90,7 +90,7 @@ impl Refusals {
             Fault::Malformed { .. } => &mut self.malformed,
             Fault::TooLong { .. } => &mut self.too_long,
             Fault::NotJson { .. } => &mut self.not_json,
-            Fault::NoField(_) => &mut self.no_field,
+            Fault::NoField { .. } => &mut self.no_field,
             Fault::NotText { .. } => &mut self.field_not_text,
             Fault::NoSentence => &mut self.no_sentence,
         }

@@ -28,8 +28,11 @@ pub enum Fault {
         byte: usize,
         what: String,
     },
-    /// A JSON object that lacks the field of this name.
-    NoField(String),
+    /// A JSON object that lacks the field of this name, and the one of its own that is most alike.
+    NoField {
+        field: String,
+        nearest: Option<String>,
+    },
     /// The field of this name is no string; what it is, at this byte.
     NotText {
         field: String,
@@ -54,7 +57,10 @@ impl fmt::Display for Fault {
             Self::Malformed { at } => write!(f, "byte {}: not text in the encoding of the corpus", at + 1),
             Self::TooLong { bytes } => write!(f, "{bytes} bytes, where there may be {MAX_LINE}"),
             Self::NotJson { byte, what } => write!(f, "byte {byte}: not a JSON object: {what}"),
-            Self::NoField(field) => {
+            Self::NoField { field, nearest: Some(nearest) } => {
+                write!(f, "the JSON object has no field {field:?}: did you mean --field {nearest}?")
+            }
+            Self::NoField { field, nearest: None } => {
                 write!(f, "the JSON object has no field {field:?}: --field names the one that holds the text")
             }
             Self::NotText { field, byte, what } => {

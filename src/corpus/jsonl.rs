@@ -3,6 +3,7 @@
 //! nested.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -10,6 +11,7 @@ use serde_json::error::Category;
 
 use super::fault::Fault;
 use super::{Document, text};
+use crate::error::nearest;
 
 /// The sentences of the string in `field` of the object in line number `line`.
 pub fn read<'t>(object: &'t str, field: &str, line: u64) -> Result<Document<'t>, Fault> {
@@ -30,9 +32,16 @@ fn string<'t>(object: &'t str, field: &str) -> Result<Cow<'t, str>, Fault> {
         deserializer.deserialize_map(Object { field, found: &mut found }).and_then(|()| deserializer.end());
     match (read, found) {
         (Ok(()), Some(text)) => Ok(text),
-        (Ok(()), None) => Err(Fault::NoField(field.to_owned())),
+        (Ok(()), None) => Err(no_field(object, field)),
         (Err(error), _) => Err(fault(&error, field)),
     }
+}
+
+fn no_field(object: &str, field: &str) -> Fault {
+    let fields: HashMap<String, IgnoredAny> = serde_json::from_str(object).unwrap_or_default();
+    let mut names: Vec<String> = fields.into_keys().collect();
+    names.sort_unstable();
+    Fault::NoField { field: field.to_owned(), nearest: nearest(field, names.into_iter()) }
 }
 
 fn fault(error: &serde_json::Error, field: &str) -> Fault {

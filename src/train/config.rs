@@ -61,6 +61,9 @@ pub struct DataConfig {
     /// What is evaluated on after each epoch.
     pub test: Option<Sources>,
     pub test_fingerprint: Option<String>,
+    /// The ids of the corpus, where a file of them was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<PathBuf>,
     /// The file that the vocabulary in the run directory was made from.
     pub vocab: PathBuf,
     pub vocab_fingerprint: String,
@@ -110,13 +113,14 @@ pub struct Difference {
 
 /// Fields that may differ on resume, as dotted prefixes without places in lists. The paths may: content is
 /// held by fingerprints.
-const FREE: [&str; 12] = [
+const FREE: [&str; 13] = [
     "data.corpus.path",
     "data.corpus.io",
     "data.corpus.index_dir",
     "data.test.path",
     "data.test.io",
     "data.test.index_dir",
+    "data.tokens",
     "data.vocab",
     "data.epoch",
     "init_from.directory",

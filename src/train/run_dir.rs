@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::checkpoint::{self, Checkpoints};
 use super::config::RunConfig;
 use crate::durable::{self, Disk, Kind, Os, commit};
+use crate::error::near;
 use crate::vocab::{SUBWORDS_FILE, WORDS_FILE};
 use crate::{Error, ErrorKind, Result};
 
@@ -70,7 +71,7 @@ impl RunDir {
         if !config.is_file() {
             return Err(Error::new(
                 ErrorKind::MissingInput,
-                format!("{} holds no run to resume: there is no {CONFIG}", path.display()),
+                format!("{} holds no run to resume: there is no {CONFIG}{}", path.display(), near(path)),
             ));
         }
         Self::lock(path)

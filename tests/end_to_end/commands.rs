@@ -142,9 +142,10 @@ fn every_field_of_every_result_is_documented() {
 /// The names in a value, at any depth.
 fn fields(value: &serde_json::Value) -> Vec<String> {
     match value {
-        serde_json::Value::Object(fields_of) => {
-            fields_of.iter().flat_map(|(name, value)| [name.clone()].into_iter().chain(fields(value))).collect()
-        }
+        serde_json::Value::Object(fields_of) => fields_of
+            .iter()
+            .flat_map(|(name, value)| [name.clone()].into_iter().chain(fields(value)))
+            .collect(),
         serde_json::Value::Array(items) => items.iter().flat_map(fields).collect(),
         _ => vec![],
     }

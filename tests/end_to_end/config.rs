@@ -11,6 +11,22 @@ fn a_run_is_made_again_from_what_it_wrote() {
     place.good("tokenizer train -c train.tsv --model wordpiece --vocab-size 200 -o tokenizer.json");
     place.write("docs.txt", "one two three.\nfour five six.\nseven eight.\n\n".repeat(40));
     place.write("more.txt", "eight seven.\nsix five four.\n\n".repeat(40));
+    let json =
+        "{\"body\": \"One two. Three four five. Six.\"}\n{\"body\": \"Seven. Eight two.\"}\n".repeat(40);
+    place.write("docs.jsonl", &json);
+    std::fs::create_dir_all(place.path("shards")).unwrap();
+    place.write("shards/a.txt", place.read("docs.txt"));
+    place.write("shards/b.txt", place.read("more.txt"));
+    place.write("bad.tsv", [&b"one \xff two\tthree four\n".repeat(4)[..], &place.read("train.tsv")].concat());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &place.read("train.tsv")).unwrap();
+    place.write("packed.tsv.gz", gzip.finish().unwrap());
+    place.good("vocab -c train.tsv --tokens char -o letters.json");
+    place.good("tokenize -c train.tsv -v vocab.json -o elsewhere.bstok");
+    for (corpus, samples) in [("train.tsv", "ready.jsonl"), ("held-out.tsv", "ready-test.jsonl")] {
+        let made = place.good(&format!("sample -c {corpus} -v vocab.json --seq-len 24 --limit 99 --json"));
+        place.write(samples, made.stdout);
+    }
     let words = "-c train.tsv -v vocab.json";
     for (at, flags) in [
         format!("{words} -t held-out.tsv --eval-lines 50 {TINY} --steps 8 --seed 18446744073709551615"),
@@ -22,6 +38,15 @@ fn a_run_is_made_again_from_what_it_wrote() {
             "-c docs.txt:2 -c more.txt:1 -v tokenizer.json {TINY} --epochs 1 --accumulate 2 --pad packed"
         ),
         format!("{words} {TINY} --steps 5 --engine graph --clip 0 --lr 3e-5 --warmup 0 --on-bad-line skip"),
+        format!("{words} {TINY} --steps 3 --tokens elsewhere.bstok --io pread"),
+        format!("-c train.tsv -v letters.json {TINY} --steps 3 --index-dir indices --workers 0"),
+        format!("-c docs.jsonl --field body -t docs.jsonl -v tokenizer.json {TINY} --steps 3 --pair sop"),
+        format!("-c shards/*.txt --io memory -v tokenizer.json {TINY} --steps 3 --shuffle blocks"),
+        format!("-c shards --corpus-format text -v tokenizer.json {TINY} --steps 3 --pair none"),
+        format!("-c packed.tsv.gz -t held-out.tsv -v vocab.json {TINY} --steps 3 --mask-unit ngram"),
+        format!("-c bad.tsv -t bad.tsv -v vocab.json {TINY} --steps 3 --on-bad-bytes replace"),
+        format!("--samples ready.jsonl -t held-out.tsv -v vocab.json {TINY} --steps 3"),
+        format!("-c ready.jsonl -t ready-test.jsonl --corpus-format samples -v vocab.json {TINY} --steps 3"),
     ]
     .iter()
     .enumerate()

@@ -51,6 +51,7 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
             epoch,
             test: None,
             test_fingerprint: None,
+            tokens: None,
             vocab: "vocab.json".into(),
             vocab_fingerprint: String::new(),
         },

@@ -36,6 +36,7 @@ pub fn config(accumulate: usize) -> RunConfig {
             epoch,
             test: None,
             test_fingerprint: None,
+            tokens: None,
             vocab: "v.json".into(),
             vocab_fingerprint: "11".into(),
         },

@@ -12,13 +12,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys;
+use crate::error::nearest;
 use crate::{Error, Result, durable};
 
 /// Most bytes of a configuration: a template with every key has some ten thousand.
 const MOST: u64 = 1 << 20;
-
-/// How alike two names are that one takes for the other, by Jaro's measure: what clap takes for flags.
-const ALIKE: f64 = 0.7;
 
 /// One key of a file.
 struct Entry<'c> {
@@ -97,9 +95,7 @@ fn is_called(arg: &Arg, name: &str) -> bool {
 }
 
 fn unknown(name: &str, train: &Command) -> String {
-    let names = keys(train).filter_map(Arg::get_long);
-    let nearest = names.max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
-    let hint = match nearest.filter(|nearest| strsim::jaro(nearest, name) >= ALIKE) {
+    let hint = match nearest(name, keys(train).filter_map(Arg::get_long)) {
         Some(nearest) => format!("did you mean {nearest}?"),
         None => "`bertstream config` lists them all".to_owned(),
     };

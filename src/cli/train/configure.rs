@@ -197,6 +197,7 @@ impl Args {
                 io: corpus[0].io,
                 lines: self.runtime.eval_lines.or(test.lines),
                 encoding: corpus[0].encoding.clone(),
+                replace_bad_bytes: corpus[0].replace_bad_bytes,
                 index_dir: self.reading.index_dir.clone().or(test.index_dir.clone()),
                 ..test.clone()
             });
@@ -272,6 +273,7 @@ mod tests {
             epoch: Epoch::counted(1000, 64),
             test,
             test_fingerprint: None,
+            tokens: None,
             vocab: "v.json".into(),
             vocab_fingerprint: hex(vocab.fingerprint()),
         };
@@ -344,8 +346,9 @@ mod tests {
     fn every_flag_is_in_the_resolved_configuration_or_changes_nothing() {
         use clap::CommandFactory;
         let flags = "-t test.tsv --steps 9 --field x --corpus-lines 8 --index-dir x --eval-every 3 --eval-lines 4 --tensorboard";
-        let config =
+        let mut config =
             configure(&format!("{flags} --epochs 3 --corpus-format pairs --skip-steps 2..3")).unwrap();
+        config.data.tokens = Some("a.bstok".into());
         let mut written: Vec<_> =
             super::super::resolved::flags(&config).into_iter().map(|flag| flag.0).collect();
         written.extend([
@@ -357,7 +360,6 @@ mod tests {
             "preset",
             "size",
             "init",
-            "tokens",
             "json",
             "quiet",
         ]);

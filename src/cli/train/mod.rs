@@ -126,6 +126,8 @@ pub struct Opened {
     pub test: Option<Box<dyn Corpus>>,
     /// Where they come from, and all that was found out about them.
     sources: (Sources, Option<Sources>),
+    /// The ids of the training corpus, where a file of them was named.
+    tokens: Option<PathBuf>,
 }
 
 impl Opened {
@@ -143,7 +145,7 @@ impl Opened {
         let (corpus, sources) = tokens.open(corpus, &*tokenizer)?;
         let beside = |test| TokensFlag::default().open(test, &*tokenizer);
         let (test, test_sources) = test.map(beside).transpose()?.unzip();
-        Ok(Self { tokenizer, corpus, test, sources: (sources, test_sources) })
+        Ok(Self { tokenizer, corpus, test, sources: (sources, test_sources), tokens: tokens.tokens.clone() })
     }
 
     /// The pipeline of the training corpus.
@@ -172,6 +174,7 @@ impl Opened {
             epoch: Epoch::counted(documents, 1),
             test,
             test_fingerprint: self.test.as_ref().map(|t| hex(t.fingerprint())),
+            tokens: self.tokens.clone(),
             vocab,
             vocab_fingerprint: hex(self.tokenizer.fingerprint()),
         }
@@ -261,7 +264,8 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     let stored = RunConfig::read(&run.file(CONFIG))?;
     let (corpus, test) = args.corpora(Some(&stored.data))?;
     let vocab = args.vocab.clone().unwrap_or_else(|| run_dir::vocabulary(directory));
-    let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref(), &args.tokens)?;
+    let tokens = TokensFlag { tokens: args.tokens.tokens.clone().or_else(|| stored.data.tokens.clone()) };
+    let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref(), &tokens)?;
     let base = RunConfig {
         data: opened.data(stored.data.vocab.clone()),
         model: ModelConfig { vocab_size: opened.tokenizer.len(), ..stored.model.clone() },

@@ -37,14 +37,17 @@ pub fn flags(config: &RunConfig) -> Vec<(&'static str, Value)> {
         let value = of(first)?;
         all.iter().all(|source| of(source).as_ref() == Some(&value)).then_some(value)
     };
-    let ready = first.format == Some(Format::Samples);
+    // A test text of another format has its own told again, and so samples are named by their own flag.
+    let format = shared(&|source| source.format.map(named));
+    let ready = format.is_none() && first.format == Some(Format::Samples);
     let init = config.init_from.as_ref();
     let optional: Vec<(&'static str, Option<Value>)> = vec![
         (if ready { "samples" } else { "corpus" }, Some(sources(&data.corpus))),
         ("test", data.test.as_ref().map(sources)),
         ("vocab", Some(path(&data.vocab))),
         ("init", init.map(|init| path(&init.directory))),
-        ("corpus-format", if ready { None } else { shared(&|source| source.format.map(named)) }),
+        ("tokens", data.tokens.as_deref().map(path)),
+        ("corpus-format", format),
         ("field", shared(&|source| source.field.clone().map(Value::String))),
         ("corpus-lines", first.lines.map(count)),
         ("io", Some(named(first.io))),
