@@ -118,7 +118,7 @@ fn each_rule_catches_its_breach_and_lets_the_rest_pass() {
     check("src/flow/mod.rs", "std::thread::scope(|s| s);", None);
     check("src/pipeline.rs", "use std::thread::{self, Scope};", None);
     check("src/pipeline.rs", "thread::spawn(f);", Some("`thread::spawn`"));
-    check("src/corpus/index.rs", "use memmap2::Mmap;", Some("`memmap2`"));
+    check("src/corpus/index/mod.rs", "use memmap2::Mmap;", Some("`memmap2`"));
     check("src/vocab/mod.rs", "fn f() { let n = std::env::var(A); }", Some("`std::env`"));
     check("src/vocab/mod.rs", "println!(\"a\");", Some("`println!`"));
     check("src/vocab/mod.rs", "eprintln!(\"a\");", Some("`eprintln!`"));

@@ -27,6 +27,9 @@ use crate::{Error, ErrorKind, Result};
 /// nothing, small enough to stay in a core's cache beside the words, and for all threads to end together.
 const CHUNK: usize = 256 << 10;
 
+/// Words that a table has room for from the start, where the memory allows: below a megabyte.
+const FIRST_WORDS: usize = 24 << 10;
+
 /// Longest word, in bytes. What is longer is no word of a language but broken text; it is counted as unknown
 /// and reported, so that a line of any length is read in constant memory.
 const MAX_WORD: usize = 64 << 10;
@@ -273,7 +276,9 @@ struct Fault {
 fn count_chunks<R: Read>(chunks: &Mutex<Chunks<R>>, config: &CountConfig) -> Result<Counted, Fault> {
     let share = config.memory / config.workers.max(1);
     let mut counted = Counted::default();
-    let mut seen = WordMap::<u64>::default();
+    // Each time a table grows it moves into fresh memory, so it begins with room for those of a small book.
+    let fresh = || WordMap::<u64>::with_capacity(FIRST_WORDS.min(share / 256));
+    let mut seen = fresh();
     let mut spill = Spill::new(&config.spill_directory);
     let mut buffer = Vec::new();
     let next = |buffer: &mut Vec<u8>| chunks.lock().unwrap_or_else(PoisonError::into_inner).next(buffer);
@@ -312,9 +317,9 @@ fn count_chunks<R: Read>(chunks: &Mutex<Chunks<R>>, config: &CountConfig) -> Res
                 *seen.slot(word) += 1;
             }
         });
-        // A table doubles, and is sorted in a copy: at half the share neither goes far beyond it.
+        // A table doubles, and is added to others in a copy: at half the share neither goes far beyond it.
         if seen.bytes() > share / 2 {
-            let words = std::mem::take(&mut seen).into_sorted();
+            let words = std::mem::replace(&mut seen, fresh()).into_sorted();
             spill.push(&words).map_err(|error| stop(place.at, error))?;
         }
     }

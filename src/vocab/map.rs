@@ -75,6 +75,14 @@ impl Packed {
         Some(Self(top, low | n as u64))
     }
 
+    /// What stands to packed words as `word`, which is longer than any of them, stands to theirs: the first bytes, and
+    /// behind them more than any length.
+    pub(crate) fn head(word: &[u8]) -> Self {
+        let first: &[u8; 16] = word.first_chunk().expect("longer than a packed word");
+        let bits = u128::from_be_bytes(*first) | 0xff;
+        Self((bits >> 64) as u64, bits as u64)
+    }
+
     /// The word's bytes with padding behind, and its length.
     pub(crate) fn unpack(self) -> ([u8; 16], usize) {
         let bytes = (u128::from(self.0) << 64 | u128::from(self.1)).to_be_bytes();
@@ -139,9 +147,14 @@ impl<V: Copy + Default> WordMap<V> {
 
     /// Keeps `value` for `word` and gives the one kept before.
     pub(crate) fn insert(&mut self, word: &str, value: V) -> Option<V> {
-        let before = self.get(word);
-        *self.slot(word) = value;
-        before
+        let words = self.words();
+        let before = std::mem::replace(self.slot(word), value);
+        (self.words() == words).then_some(before)
+    }
+
+    /// How many words there are.
+    fn words(&self) -> usize {
+        self.packed.words + self.long.len()
     }
 
     /// Memory taken, in bytes.
@@ -248,8 +261,8 @@ impl<V: Copy + Default> Table<V> {
     }
 
     fn into_words(self) -> Vec<(Packed, V)> {
-        let mut words = Vec::with_capacity(self.words);
-        words.extend(self.places.into_iter().filter(|(word, _)| *word != Packed::NONE));
+        let mut words = self.places;
+        words.retain(|(word, _)| *word != Packed::NONE);
         words
     }
 }
@@ -286,6 +299,8 @@ mod tests {
             let (x, y) = (pack(&a), pack(&b));
             let (bytes, length) = x.unpack();
             prop_assert_eq!(&bytes[..length], a.as_bytes());
+            let long = format!("{b:\u{2}<16}");
+            prop_assert_eq!(x.cmp(&Packed::head(long.as_bytes())), a.as_bytes().cmp(long.as_bytes()));
             let text = format!("{a} {behind}");
             let mut first = None;
             words(&text, |word| first = first.or(Packed::new(word)));

@@ -7,6 +7,9 @@ use std::cmp::Reverse;
 
 use super::vocabulary::SPECIAL_TOKENS;
 
+/// Words that there is room for from the start.
+const FIRST_WORDS: usize = 64 << 10;
+
 /// The words that may still make it.
 pub(crate) struct Ranking {
     max_size: Option<usize>,
@@ -41,7 +44,9 @@ impl Candidate {
 impl Ranking {
     /// At most `max_size` words, each seen at least `min_freq` times.
     pub(crate) fn new(max_size: Option<usize>, min_freq: u64) -> Self {
-        Self { max_size, min_freq, words: Vec::new(), text: String::new(), distinct: 0, occurrences: 0 }
+        // To grow is to touch fresh memory each time, which the system clears first.
+        let (words, text) = (Vec::with_capacity(FIRST_WORDS), String::with_capacity(8 * FIRST_WORDS));
+        Self { max_size, min_freq, words, text, distinct: 0, occurrences: 0 }
     }
 
     /// Considers a word, which must come behind all earlier ones in the alphabet. A word spelled like a
@@ -58,7 +63,7 @@ impl Ranking {
         self.words.push(Candidate { count, start: self.text.len(), len: word.len() });
         self.text.push_str(word);
         if let Some(max_size) = self.max_size
-            && self.words.len() > 2 * max_size + 1024
+            && self.words.len() > 4 * max_size + 1024
         {
             self.keep(max_size);
         }
@@ -89,17 +94,15 @@ impl Ranking {
     /// Tokens in id order, specials first, with their counts. The unknown token's count is that of the
     /// occurrences whose words did not make it and of `unseen` more, which were never offered.
     pub(crate) fn finish(mut self, unseen: u64) -> (Vec<Box<str>>, Vec<u64>) {
-        self.words.sort_unstable_by_key(Candidate::rank);
+        // They come in alphabetical order, which a stable sort keeps among equals.
+        self.words.sort_by_key(|word| Reverse(word.count));
         self.words.truncate(self.max_size.unwrap_or(usize::MAX));
         let kept: u64 = self.words.iter().map(|word| word.count).sum();
-        let mut counts = vec![0; SPECIAL_TOKENS.len()];
+        let mut counts = [0; SPECIAL_TOKENS.len()];
         counts[1] = self.occurrences - kept + unseen;
-        let mut tokens: Vec<Box<str>> = SPECIAL_TOKENS.iter().map(|&token| token.into()).collect();
-        for word in &self.words {
-            tokens.push(word.word(&self.text).into());
-            counts.push(word.count);
-        }
-        (tokens, counts)
+        let words = self.words.iter();
+        let tokens = SPECIAL_TOKENS.into_iter().chain(words.clone().map(|word| word.word(&self.text)));
+        (tokens.map(Box::from).collect(), counts.into_iter().chain(words.map(|word| word.count)).collect())
     }
 }
 

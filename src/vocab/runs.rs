@@ -119,11 +119,17 @@ pub(crate) fn merge(runs: Vec<Run>, memory: usize, mut each: impl FnMut(&str, u6
     let mut each = |word: &[u8], count| {
         each(std::str::from_utf8(word).expect("words are cut out of valid text"), count);
     };
-    let buffer = (memory / runs.len().max(1)).clamp(BUFFER.start, BUFFER.end);
+    let (packed, long, mut rest) = joined(runs);
+    if rest.is_empty() {
+        weave(packed, &long, each);
+        return Ok(());
+    }
+    rest.extend([Run::Packed(packed), Run::Long(long)]);
+    let buffer = (memory / rest.len()).clamp(BUFFER.start, BUFFER.end);
     let lost = |error: io::Error| {
         Error::new(ErrorKind::Io, "vocab: cannot read counted words back").caused_by(error)
     };
-    let mut cursors: Vec<Cursor> = joined(runs).into_iter().map(|run| Cursor::new(run, buffer)).collect();
+    let mut cursors: Vec<Cursor> = rest.into_iter().map(|run| Cursor::new(run, buffer)).collect();
     let mut heap = BinaryHeap::with_capacity(cursors.len());
     for (i, cursor) in cursors.iter_mut().enumerate() {
         if let Some((word, count)) = cursor.next(Vec::new()).map_err(lost)? {
@@ -157,9 +163,9 @@ pub(crate) fn merge(runs: Vec<Run>, memory: usize, mut each: impl FnMut(&str, u6
     Ok(())
 }
 
-/// The same words with the runs in memory made one of each sort: to compare words where they are is faster than to
-/// take each out of its run.
-fn joined(runs: Vec<Run>) -> Vec<Run> {
+/// The same words with the runs in memory made one of each sort, and those on disk: to compare words where they are
+/// is faster than to take each out of its run.
+fn joined(runs: Vec<Run>) -> (Counts<Packed>, Counts<Box<[u8]>>, Vec<Run>) {
     let (mut packed, mut long, mut rest) = (VecDeque::new(), VecDeque::new(), Vec::new());
     for run in runs {
         match run {
@@ -168,18 +174,29 @@ fn joined(runs: Vec<Run>) -> Vec<Run> {
             Run::Spilled { .. } => rest.push(run),
         }
     }
-    rest.extend(sum_of_all(packed).map(Run::Packed));
-    rest.extend(sum_of_all(long).map(Run::Long));
-    rest
+    (sum_of_all(packed), sum_of_all(long), rest)
+}
+
+/// The merge of two runs that no other words lie between.
+fn weave(packed: Counts<Packed>, long: &[(Box<[u8]>, u64)], mut each: impl FnMut(&[u8], u64)) {
+    let mut long = long.iter().peekable();
+    for (word, count) in packed {
+        while let Some((before, count)) = long.next_if(|(long, _)| Packed::head(long) < word) {
+            each(before, *count);
+        }
+        let (bytes, n) = word.unpack();
+        each(&bytes[..n], count);
+    }
+    long.for_each(|(word, count)| each(word, *count));
 }
 
 /// Adds runs two by two, so that each word is moved a few times only.
-fn sum_of_all<W: Ord>(mut runs: VecDeque<Counts<W>>) -> Option<Counts<W>> {
+fn sum_of_all<W: Ord>(mut runs: VecDeque<Counts<W>>) -> Counts<W> {
     while let Some(first) = runs.pop_front() {
-        let Some(second) = runs.pop_front() else { return Some(first) };
+        let Some(second) = runs.pop_front() else { return first };
         runs.push_back(sum(first, second));
     }
-    None
+    Counts::new()
 }
 
 fn sum<W: Ord>(a: Counts<W>, b: Counts<W>) -> Counts<W> {

@@ -36,9 +36,13 @@ impl Kind {
 
     /// Why `token` can never come out of a text cut this way; `None` where it can.
     pub(crate) fn objection(self, token: &str) -> Option<&'static str> {
+        let spaced = match token.is_ascii() {
+            true => token.bytes().any(is_ascii_space),
+            false => token.contains(is_space),
+        };
         if token.is_empty() {
             Some("is empty")
-        } else if token.chars().any(is_space) {
+        } else if spaced {
             Some("contains white space")
         } else if self == Self::Char && token.chars().nth(1).is_some() {
             Some("is longer than one character")

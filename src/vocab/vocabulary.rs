@@ -275,7 +275,7 @@ impl<S: Split> Tokenizer for Vocabulary<S> {
     }
 
     fn save(&self, path: &Path) -> Result<()> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(32 * self.tokens.len());
         file::write(&mut bytes, S::KIND, &self.tokens, self.counts())
             .map_err(|error| Error::writing(path, error))?;
         durable::write_file(path, &bytes)
