@@ -31,7 +31,9 @@
 //! assert_eq!(lengths.len(), 2); // a sample a line, in the order of the seed
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! `docs/examples/own_samples.rs` goes on from here: samples of one's own, batches, a model, steps.
+//! From here on: [`corpus::open`] and [`vocab::load`] for what there is already, [`pipeline::Plan::batches`] for
+//! batches, [`model`] for a few steps, a checkpoint and its predictions. `docs/examples/own_samples.rs` puts samples of
+//! one's own in front of them.
 
 pub mod cli;
 pub mod collate;

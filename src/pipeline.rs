@@ -72,6 +72,30 @@ impl<'p> Plan<'p> {
     /// crosses an epoch's end. [`HostBatch::next`] is where a stream started from goes on with exactly the
     /// batches that follow.
     ///
+    /// ```
+    /// use bertstream::collate::{CollateConfig, PadTo};
+    /// use bertstream::corpus::{self, CorpusConfig};
+    /// use bertstream::pipeline::Plan;
+    /// use bertstream::sample::{Cursor, SampleConfig};
+    /// use bertstream::vocab::{Tokenizer, WordVocab};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("pairs.tsv");
+    /// let text = "a cat sleeps\tit dreams\nrain falls\tthe street is wet\nwind blows\ttrees bend\n";
+    /// std::fs::write(&path, text)?;
+    /// let corpus = corpus::open(&CorpusConfig::at(&path))?;
+    /// let vocabulary = WordVocab::from_texts(text.lines(), None, 1);
+    /// let sample = SampleConfig { seq_len: 16, ..SampleConfig::default() };
+    /// let collate =
+    ///     CollateConfig { batch_size: 2, seq_len: 16, pad_to: PadTo::Longest, pad_id: vocabulary.specials().pad };
+    /// let plan = Plan { corpus: &*corpus, tokenizer: &vocabulary, sample: &sample, workers: 2 };
+    /// let rows = plan.batches(&collate, Cursor::default(), 2, |batches| {
+    ///     batches.map(|batch| Ok(batch?.rows)).collect::<bertstream::Result<Vec<_>>>()
+    /// })?;
+    /// assert_eq!(rows, [2, 1, 2, 1]); // two epochs of three lines
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of the configurations and of the builders' constructors before a thread starts; whatever
     /// `consume` returns. The stream ends with its first error.

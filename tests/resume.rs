@@ -125,28 +125,74 @@ fn every_cut_and_every_flipped_bit_of_a_checkpoint_is_noticed() {
     for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
         let path = checkpoints.directory(12).join(file);
         let good = fs::read(&path).unwrap();
-        let check = |bytes: &[u8], what: &dyn std::fmt::Display| {
+        let check = |bytes: &[u8], at: usize, what: &dyn std::fmt::Display| {
             fs::write(&path, bytes).unwrap();
             let error = checkpoints.load(12, &layout).expect_err(&what.to_string());
             assert_eq!(error.kind(), ErrorKind::Data, "{file}, {what}: {error}");
+            let named = if file == "state.json" { String::new() } else { part_at(&good, at) };
             assert!(error.to_string().contains(file), "{what}: {error}");
+            assert!(error.to_string().contains(&named), "{what}, {named}: {error}");
         };
         // At every page and more; a manifest at every byte.
         let every = if file == "state.json" { 1 } else { 64 };
         for length in (0..good.len()).step_by(every) {
-            check(&good[..length], &format_args!("cut to {length}"));
+            check(&good[..length], length, &format_args!("cut to {length}"));
         }
         for _ in 0..3400 {
             let bit = rng.below(8 * good.len() as u64);
             let mut flipped = good.clone();
             flipped[(bit / 8) as usize] ^= 1 << (bit % 8);
-            check(&flipped, &format_args!("bit {bit}"));
+            check(&flipped, (bit / 8) as usize, &format_args!("bit {bit}"));
         }
         let (found, refused) = checkpoints.newest(&layout, &config.fingerprint()).unwrap();
         assert_eq!((found.unwrap().manifest.progress.step, refused.len()), (11, 1), "{file}");
         fs::write(&path, &good).unwrap();
         checkpoints.load(12, &layout).unwrap();
     }
+}
+
+/// What the error about a byte of a safetensors file names.
+fn part_at(file: &[u8], at: usize) -> String {
+    let (header, metadata) = safetensors::SafeTensors::read_metadata(file).unwrap();
+    let holds = |name: &String| {
+        let (from, to) = metadata.info(name).unwrap().data_offsets;
+        (8 + header + from..8 + header + to).contains(&at)
+    };
+    metadata
+        .offset_keys()
+        .into_iter()
+        .find(holds)
+        .map_or(", in its header".into(), |n| format!(", in tensor {n}"))
+}
+
+/// Checkpoints of before tensors had sums of their own are read, and their damage is noticed without a tensor's name.
+#[test]
+fn a_checkpoint_without_sums_of_tensors_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = finished(directory.path());
+    let (checkpoints, layout) = (run_dir::checkpoints(directory.path()), Layout::new(&config.model));
+    let path = checkpoints.directory(12).join("state.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        for part in ["header", "tensors"] {
+            assert!(manifest["files"][file].as_object_mut().unwrap().remove(part).is_some());
+        }
+    }
+    manifest.as_object_mut().unwrap().remove("checksum");
+    // The checksum is the first field, whatever order a map has.
+    let rest = serde_json::to_string_pretty(&manifest).unwrap();
+    let mut text = format!("{{\n  \"checksum\": \"{}\",{}\n", "0".repeat(32), &rest[1..]);
+    let sum = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()));
+    let digits = "{\n  \"checksum\": \"".len();
+    text.replace_range(digits..digits + 32, &sum);
+    fs::write(&path, text).unwrap();
+    checkpoints.load(12, &layout).unwrap();
+    let model = checkpoints.directory(12).join("model.safetensors");
+    let mut bytes = fs::read(&model).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&model, bytes).unwrap();
+    let error = checkpoints.load(12, &layout).unwrap_err().to_string();
+    assert!(error.ends_with("the content changed"), "{error}");
 }
 
 #[test]

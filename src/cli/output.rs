@@ -36,6 +36,26 @@ pub fn json_line(found: &impl Serialize) -> Result<String> {
         .map_err(|error| Error::internal("a result cannot be written as JSON").caused_by(error))
 }
 
+/// A value below the values of other rows, each begun by a name of up to eight letters: cut between words into lines
+/// that a terminal holds, where one shows them.
+pub fn tell_row(name: &str, value: impl Display) {
+    let room = if log::is_live() { log::columns().saturating_sub(BEHIND_NAMES) } else { usize::MAX };
+    let mut lines = vec![String::new()];
+    for word in value.to_string().split(' ') {
+        let line = lines.last_mut().expect("never empty");
+        match line.is_empty() || line.chars().count() + 1 + word.chars().count() <= room {
+            true if line.is_empty() => *line += word,
+            true => *line += &format!(" {word}"),
+            false => lines.push(word.to_owned()),
+        }
+    }
+    let below = format!("\n{:BEHIND_NAMES$}", "");
+    tell(format_args!("{name:<BEHIND_NAMES$}{}", lines.join(&below)));
+}
+
+/// Columns of the name and of the gap behind it.
+const BEHIND_NAMES: usize = 10;
+
 /// Text with a line's end where it has none.
 fn ended(text: impl Display) -> String {
     let mut text = text.to_string();

@@ -1,6 +1,6 @@
 //! Stage 3: samples to batches, as plain columns on the host.
 //!
-//! Takes [`Sample`](crate::sample::Sample)s, gives [`HostBatch`]es: padded rows, the masked positions
+//! Takes [`Sample`]s, gives [`HostBatch`]es: padded rows, the masked positions
 //! beside them, and the cursor from which the stream goes on. Knows nothing of tensors or devices.
 
 use crate::sample::{Corruption, Cursor, Origin, PairLabel, Sample};

@@ -460,6 +460,18 @@ impl fmt::Display for Sources {
 
 /// Opens a corpus of one source, making its index first where there is none or a stale one.
 ///
+/// ```
+/// use bertstream::corpus::{self, CorpusConfig};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("text.txt");
+/// std::fs::write(&path, "A sentence.\nIts neighbour.\n\nAnother document.\n")?;
+/// let corpus = corpus::open(&CorpusConfig::at(&path))?;
+/// assert_eq!(corpus.len(), 2); // blank lines stand between documents
+/// assert_eq!(corpus.document(0)?.sentences[1].text, "Its neighbour.");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// [`crate::ErrorKind::MissingInput`] where there is no such file, [`crate::ErrorKind::Data`] where it is
 /// empty, no text in the encoding that was given, or its format can only be guessed wrongly,

@@ -46,7 +46,7 @@ pub fn file(
 /// `path`, which must not exist, and its parent is synced.
 ///
 /// # Errors
-/// As [`file`](fn@file), and [`crate::ErrorKind::CannotCreate`] where `path` exists, found out before `fill` runs and
+/// As [`file()`](fn@file), and [`crate::ErrorKind::CannotCreate`] where `path` exists, found out before `fill` runs and
 /// again by the rename itself. Nothing remains of the files.
 pub fn directory(
     disk: &dyn Disk,
@@ -97,7 +97,7 @@ impl NewDirectory<'_> {
     /// Writes and syncs a file of it.
     ///
     /// # Errors
-    /// As [`file`](fn@file); [`crate::ErrorKind::Internal`] where `name` is more than a name.
+    /// As [`file()`](fn@file); [`crate::ErrorKind::Internal`] where `name` is more than a name.
     pub fn file(
         &self,
         name: &str,
@@ -143,7 +143,7 @@ pub fn is_base_name(name: &str) -> bool {
 /// hours and are gone on with after a kill.
 ///
 /// # Errors
-/// As [`file`]; `from` stays where it is, except where the last sync failed.
+/// As [`file()`]; `from` stays where it is, except where the last sync failed.
 pub fn publish(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
     refuse_device(disk, to)?;
     disk.rename(from, to)
@@ -169,7 +169,7 @@ fn refuse_device(disk: &dyn Disk, path: &Path) -> Result<()> {
 /// moment. The directory is not synced.
 ///
 /// # Errors
-/// As [`file`].
+/// As [`file()`].
 pub fn link(disk: &dyn Disk, path: &Path, target: &Path) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = parent(path).join(format!(".{name}.link"));
@@ -189,7 +189,7 @@ pub fn link(disk: &dyn Disk, path: &Path, target: &Path) -> Result<()> {
 /// is ever taken for the whole. Symbolic links in it are removed, not followed.
 ///
 /// # Errors
-/// As [`file`](fn@file); it stays as it is where it cannot be renamed.
+/// As [`file()`](fn@file); it stays as it is where it cannot be renamed.
 pub fn retract(disk: &dyn Disk, path: &Path) -> Result<()> {
     let nameless = Temporary::beside(disk, path, |name| disk.rename_new(path, name))?;
     let synced = disk.sync_dir(parent(path));

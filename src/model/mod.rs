@@ -4,6 +4,51 @@
 //! or threads of the pipeline. [`Engine`] is the seam: [`fused`] is the hand-written step for the CPU,
 //! [`graph`] the same model as a plain composition of candle operations with candle's own backward;
 //! it is the oracle of the other, and what runs on a device that candle knows.
+//!
+//! A few steps, and a checkpoint of them that predicts ([`Plan::batches`](crate::pipeline::Plan::batches) makes
+//! batches of a text):
+//! ```
+//! use bertstream::collate::HostBatch;
+//! use bertstream::model::*;
+//! use bertstream::sample::{Corruption, Cursor, Origin, PairLabel};
+//! use bertstream::train::Progress;
+//! use bertstream::train::checkpoint::Checkpoints;
+//!
+//! let model = ModelConfig {
+//!     arch: Arch::Reference, vocab_size: 9, hidden: 8, layers: 1, heads: 2,
+//!     dropout: 0.0, init: Init::default(), max_positions: 16,
+//! };
+//! // [CLS] [MASK:7] 8 [SEP] 5 [SEP], the second sentence following the first one.
+//! let batch = HostBatch {
+//!     rows: 1, seq_len: 6, ids: vec![3, 4, 8, 2, 5, 2], segments: vec![1, 1, 1, 1, 2, 2], starts: vec![],
+//!     lengths: vec![6], masked: vec![1], labels: vec![7], corruptions: vec![Corruption::Mask],
+//!     pairs: vec![PairLabel::IsNext], origins: vec![Origin::default()],
+//!     next: Cursor::default(), ends_epoch: true,
+//! };
+//! let layout = Layout::new(&model);
+//! let threads = 1;
+//! let mut engine =
+//!     FusedEngine::new(&model, Optimizer::default(), layout.initial_weights(42), Precision::F32, threads)?;
+//! let mut losses = Vec::new();
+//! for step in 1..=20 {
+//!     let pass = Pass { seed: 42, step, first_row: 0, masked_in_step: 1, pairs_in_step: 1 };
+//!     losses.push(engine.accumulate(&batch, &pass)?.mlm_loss());
+//!     engine.update(&Update { step, lr: 1e-2, clip: Some(1.0) })?;
+//! }
+//! assert!(losses[19] < losses[0] / 2.0, "{losses:?}");
+//!
+//! # let directory = tempfile::tempdir()?;
+//! let checkpoints = Checkpoints::at(directory.path());
+//! let progress = Progress { step: 20, ..Progress::default() };
+//! checkpoints.save(&layout, &progress, 42, "a configuration's fingerprint", &engine.state()?)?;
+//!
+//! let saved = checkpoints.load(20, &layout)?;
+//! let mut again = FusedEngine::new(&model, Optimizer::default(), saved.state.weights, Precision::F32, threads)?;
+//! let probabilities = again.predict(&batch)?.mlm; // (masked, vocab_size), as logarithms
+//! let best = (0..9).max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
+//! assert_eq!(best, Some(7));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 
 use crate::durable::{self, Disk};
 use crate::{Error, Result};
@@ -18,6 +18,12 @@ pub struct FileSum {
     pub length: u64,
     /// XXH3-128 in 32 hexadecimal digits: against accidents, not against an adversary.
     pub xxh3: String,
+    /// XXH3-64 in 16 digits of the header, and of the bytes of each tensor, to tell which one was damaged; none in
+    /// checkpoints of before they were kept.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub header: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tensors: BTreeMap<String, String>,
 }
 
 /// A named tensor to be written.
@@ -39,14 +45,31 @@ pub fn write(out: &mut dyn Write, path: &Path, tensors: &[Tensor<'_>]) -> Result
     let needed = size(path, tensors)?;
     let failed = |e: std::io::Error| durable::failed_write(path, Some(needed), e);
     let mut out = Summing { out, hash: Xxh3::new(), length: 0 };
-    out.put(&header(path, tensors)?).map_err(failed)?;
+    let header = header(path, tensors)?;
+    out.put(&header).map_err(failed)?;
     let mut piece = Vec::with_capacity(4 * PIECE);
-    for chunk in tensors.iter().flat_map(|t| t.values.chunks(PIECE)) {
-        piece.clear();
-        piece.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
-        out.put(&piece).map_err(failed)?;
+    let mut sums = BTreeMap::new();
+    for tensor in tensors {
+        let mut sum = Xxh3::new();
+        for chunk in tensor.values.chunks(PIECE) {
+            piece.clear();
+            piece.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
+            sum.update(&piece);
+            out.put(&piece).map_err(failed)?;
+        }
+        sums.insert(tensor.name.clone(), part_sum(sum.digest()));
     }
-    Ok(FileSum { length: out.length, xxh3: format!("{:032x}", out.hash.digest128()) })
+    Ok(FileSum {
+        length: out.length,
+        xxh3: format!("{:032x}", out.hash.digest128()),
+        header: part_sum(xxh3_64(&header)),
+        tensors: sums,
+    })
+}
+
+/// The sum of a part as it is written down.
+fn part_sum(hash: u64) -> String {
+    format!("{hash:016x}")
 }
 
 /// Values that are converted to bytes at once.
@@ -94,21 +117,48 @@ pub fn read_summed(disk: &dyn Disk, path: &Path, sum: &FileSum) -> Result<Vec<u8
     if length != sum.length {
         let more = if length > sum.length { "more than " } else { "" };
         return Err(Error::data(format!(
-            "{}: {more}{} bytes, its manifest says {}: truncated or replaced",
+            "{}: {more}{} bytes, its manifest says {}: truncated or replaced{}",
             path.display(),
             length.min(sum.length),
-            sum.length
+            sum.length,
+            damaged(&bytes, sum)
         )));
     }
     let hash = format!("{:032x}", xxh3_128(&bytes));
     if hash != sum.xxh3 {
         return Err(Error::data(format!(
-            "{}: hash {hash}, its manifest says {}: the content changed",
+            "{}: hash {hash}, its manifest says {}: the content changed{}",
             path.display(),
-            sum.xxh3
+            sum.xxh3,
+            damaged(&bytes, sum)
         )));
     }
     Ok(bytes)
+}
+
+/// `, in tensor NAME`: which part of a file is not what its manifest says; nothing where that does not tell.
+fn damaged(bytes: &[u8], sum: &FileSum) -> String {
+    if sum.tensors.is_empty() {
+        return String::new();
+    }
+    let header = || {
+        let length = u64::from_le_bytes(*bytes.first_chunk::<8>()?);
+        let data = usize::try_from(length).ok()?.checked_add(8)?;
+        let header = bytes.get(..data).filter(|header| part_sum(xxh3_64(header)) == sum.header)?;
+        Some((serde_json::from_slice::<Metadata>(&header[8..]).ok()?, data))
+    };
+    let Some((metadata, data)) = header() else { return ", in its header".to_owned() };
+    let differs = |name: &String| {
+        let range = metadata.info(name).map(|info| info.data_offsets);
+        let found = range.and_then(|(from, to)| bytes.get(data.checked_add(from)?..data.checked_add(to)?));
+        found.map(|found| part_sum(xxh3_64(found))).as_ref() != sum.tensors.get(name)
+    };
+    let names: Vec<String> = metadata.offset_keys().into_iter().filter(differs).collect();
+    match &names[..] {
+        [] => ", behind its tensors".to_owned(),
+        [only] => format!(", in tensor {only}"),
+        [first, others @ ..] => format!(", in tensor {first} and {} more", others.len()),
+    }
 }
 
 /// Where the values of each expected tensor go.

@@ -2,7 +2,7 @@
 //!
 //! Takes a file, gives a vocabulary and what was seen on the way. One thread at a time reads the next chunk,
 //! cut where no word is cut; all threads count their chunks into tables of their own; a table that outgrows
-//! its share of the memory goes to disk as a sorted run ([`super::runs`]), and the merge of all runs is the
+//! its share of the memory goes to disk as a sorted run (`runs`), and the merge of all runs is the
 //! exact count. So the result depends on the text alone, never on threads, chunks or memory. Knows nothing
 //! of documents or pairs.
 
@@ -72,7 +72,7 @@ impl CountConfig {
     }
 }
 
-/// Which of the counted words make it; see [`Ranking`].
+/// Which of the counted words make it: the most frequent ones, of equally frequent ones those first in the alphabet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selection {
     /// At most so many words, the specials not counted.

@@ -100,6 +100,20 @@ pub trait Tokenizer: Send + Sync {
 /// Loads a vocabulary: one of our files, a `tokenizer.json`, the `vocab.txt` of a BERT, or a directory that
 /// holds one of these (a run, or a model of `transformers`).
 ///
+/// ```
+/// use bertstream::vocab::{self, Tokenizer, WordVocab};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("vocab.json");
+/// WordVocab::from_texts(["the cat sees the dog"], None, 1).save(&path)?;
+/// let vocabulary = vocab::load(&path)?;
+/// let mut ids = Vec::new();
+/// vocabulary.encode("the dog barks", &mut ids);
+/// let tokens: Vec<_> = ids.iter().map(|&id| vocabulary.token(id).unwrap_or_default()).collect();
+/// assert_eq!(tokens, ["the", "dog", "<unk>"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// [`crate::ErrorKind::MissingInput`] where it is not there, [`crate::ErrorKind::Data`] naming file and
 /// entry where it is not a vocabulary. A pickle is refused, never read.

@@ -2,7 +2,7 @@
 //!
 //! Takes counted tokens or a list of tokens, gives ids. What a token is, is a type parameter
 //! ([`Split`]), so that words and characters share every line of this file. Knows nothing of files
-//! beyond handing itself to [`super::file`].
+//! beyond handing itself to `file`.
 
 use std::fmt;
 use std::marker::PhantomData;

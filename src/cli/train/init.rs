@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::output::{grouped, tell};
+use super::super::output::{grouped, tell_row};
 use super::super::trained::no_vocabulary;
 use super::Args;
 use crate::model::{Arch, Layout, ModelConfig};
@@ -78,17 +78,20 @@ pub fn over(args: &Args, base: RunConfig, tokenizer: &dyn Tokenizer) -> Result<R
 }
 
 fn say(directory: &Path, model: &ModelConfig, fresh: &[&str], fit: Fit) {
-    tell(format_args!(
-        "init      {}: hidden {}, {} layers, {} heads, {} positions; {} tokens kept, {} new, {} left out",
-        directory.display(),
-        model.hidden,
-        model.layers,
-        model.heads,
-        model.max_positions,
-        grouped(fit.kept as u64),
-        grouped(fit.new as u64),
-        grouped(fit.dropped as u64)
-    ));
+    tell_row(
+        "init",
+        format_args!(
+            "{}: hidden {}, {} layers, {} heads, {} positions; {} tokens kept, {} new, {} left out",
+            directory.display(),
+            model.hidden,
+            model.layers,
+            model.heads,
+            model.max_positions,
+            grouped(fit.kept as u64),
+            grouped(fit.new as u64),
+            grouped(fit.dropped as u64)
+        ),
+    );
     for part in fresh {
         tracing::warn!("{}: {part} is not in it and starts afresh", directory.display());
     }

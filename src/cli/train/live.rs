@@ -190,7 +190,7 @@ impl Row {
 
 /// What else is worth watching, as much of it as fits.
 fn speed(step: &StepRecord, memory: Option<u64>, best: Option<u64>, ink: Ink, width: usize) -> String {
-    let wait = format!("{:.0} % waiting for data", 100.0 * step.data_wait);
+    let wait = format!("data wait {:.0} %", 100.0 * step.data_wait);
     let norm = step.grad_norm.map_or_else(|| "not finite".to_owned(), |norm| format!("{norm:.2}"));
     let mut parts = vec![
         (format!("{} tokens/s", grouped(step.tokens_per_second as u64)), None),
@@ -198,7 +198,7 @@ fn speed(step: &StepRecord, memory: Option<u64>, best: Option<u64>, ink: Ink, wi
         (format!("rate {:.1e}", step.lr), None),
         (format!("norm {norm}"), step.grad_norm.is_none().then_some(RED)),
     ];
-    parts.extend(memory.map(|memory| (bytes(memory), None)));
+    parts.extend(memory.map(|memory| (format!("memory {}", bytes(memory)), None)));
     parts.extend(best.map(|best| (format!("best at {}", grouped(best)), None)));
     let mut line = String::from("  ");
     let mut columns = 2;
@@ -279,7 +279,7 @@ mod tests {
             "\x20         loss                              accuracy
   tokens   3.000 ██▇▇▆▆▅▅▄▄▃▃▂▂▂▁ [6.50]      40.0 % ▁▁▂▂▃▃▄▄▅▅▆▆▇▇▇█ [4.2 %]
   pairs    0.693 ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁ [0.69]      50.1 % ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁ [50.0 %]
-  23,456 tokens/s   1 % waiting for data   rate 1.0e-3   norm 1.00   312.0 MB
+  23,456 tokens/s   data wait 1 %   rate 1.0e-3   norm 1.00   memory 312.0 MB
   busy: sample ▃ 31 %   collate ▁ 4 %   train █ 99 %",
         );
         let mut tested = view(3);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::bottleneck::{Situation, bottleneck};
 use super::super::log;
-use super::super::output::{counted, grouped, print, seconds, tell};
+use super::super::output::{bytes, counted, grouped, print, seconds, tell_row};
 use super::{Done, Opened};
 use crate::model::{Arch, Engine, FusedEngine};
 use crate::train::checkpoint::Progress;
@@ -52,12 +52,15 @@ pub fn estimate(engine: &mut dyn Engine, survey: &Survey, accumulate: usize, ste
     let pass = started.elapsed().as_secs_f64() / passes * survey.tokens_per_batch / tokens;
     let step = PASSES * pass * accumulate as f64;
     match log::format() {
-        log::Format::Text => tell(format_args!(
-            "time      about {} for {} steps (tried on {} samples), without tests",
-            seconds(step * steps as f64),
-            grouped(steps),
-            survey.trial.samples()
-        )),
+        log::Format::Text => tell_row(
+            "time",
+            format_args!(
+                "about {} for {} steps (tried on {} samples), without tests",
+                seconds(step * steps as f64),
+                grouped(steps),
+                survey.trial.samples()
+            ),
+        ),
         log::Format::Json => {
             log::object(&json!({ "kind": "estimate", "steps": steps, "seconds": step * steps as f64 }));
         }
@@ -73,46 +76,58 @@ fn describe(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Survey) 
         EngineKind::Graph => "f32",
     };
     let Runtime { workers, threads, .. } = config.runtime;
-    tell(format_args!(
-        "model     {:.2} M parameters: {} tokens, hidden {}, {} layers, {} heads",
-        memory::parameters(&config.model) / 1e6,
-        config.model.vocab_size,
-        config.model.hidden,
-        config.model.layers,
-        config.model.heads
-    ));
-    tell(format_args!(
-        "data      {}: {about}{} samples and about {:.2} M tokens an epoch ({tokens_per_sample:.1} a sample)",
-        config.data.corpus,
-        epoch.samples,
-        epoch.samples as f64 * tokens_per_sample / 1e6
-    ));
+    tell_row(
+        "model",
+        format_args!(
+            "{:.2} M parameters: {} tokens, hidden {}, {}, {}",
+            memory::parameters(&config.model) / 1e6,
+            grouped(config.model.vocab_size as u64),
+            config.model.hidden,
+            counted(config.model.layers, "layer"),
+            counted(config.model.heads, "head")
+        ),
+    );
+    tell_row(
+        "data",
+        format_args!(
+            "{}: {about}{} samples and about {:.2} M tokens an epoch ({tokens_per_sample:.1} a sample)",
+            config.data.corpus,
+            grouped(epoch.samples),
+            epoch.samples as f64 * tokens_per_sample / 1e6
+        ),
+    );
     if let (Some(test), Some(path)) = (&opened.test, &config.data.test) {
-        tell(format_args!("test      {}: {} documents", path, test.len()));
+        tell_row("test", format_args!("{}: {} documents", path, grouped(test.len())));
     }
     let accumulated = match config.accumulate {
         1 => String::new(),
         n => format!("{n} x "),
     };
-    tell(format_args!(
-        "length    {} steps of {accumulated}{} rows, {about}{} an epoch, warm-up {}",
-        config.length.total,
-        config.collate.batch_size,
-        epoch.steps(config.accumulate),
-        config.schedule.warmup
-    ));
-    tell(format_args!(
-        "compute   {} engine on {}, {}, {}, {}; about {} of memory",
-        config.compute.engine,
-        config.compute.device,
-        products,
-        counted(threads, "thread"),
-        counted(workers, "worker"),
-        shown(needed_bytes(config, survey))
-    ));
-    tell(format_args!("files     {} (checkpoints, metrics.jsonl, run.toml)", run.path().display()));
+    tell_row(
+        "length",
+        format_args!(
+            "{} steps of {accumulated}{} rows, {about}{} an epoch, warm-up {}",
+            grouped(config.length.total),
+            config.collate.batch_size,
+            grouped(epoch.steps(config.accumulate)),
+            grouped(config.schedule.warmup)
+        ),
+    );
+    tell_row(
+        "compute",
+        format_args!(
+            "{} engine on {}, {}, {}, {}; about {} of memory",
+            config.compute.engine,
+            config.compute.device,
+            products,
+            counted(threads, "thread"),
+            counted(workers, "worker"),
+            bytes(needed_bytes(config, survey) as u64)
+        ),
+    );
+    tell_row("files", format_args!("{} (checkpoints, metrics.jsonl, run.toml)", run.path().display()));
     if let Some(board) = &config.runtime.tensorboard {
-        tell(format_args!("board     tensorboard --logdir {}", board_directory(board, run).display()));
+        tell_row("board", format_args!("tensorboard --logdir {}", board_directory(board, run).display()));
     }
     let figures = if log::is_live() {
         "[..]: what guessing reaches. Ctrl-C saves a checkpoint and stops"
@@ -120,7 +135,7 @@ fn describe(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Survey) 
         "mlm: loss and accuracy of the masked tokens; nsp: of the pairs; [..]: by guessing; norm: of the gradient; \
          wait: share of the time without data"
     };
-    tell(format_args!("figures   {figures}"));
+    tell_row("figures", figures);
 }
 
 /// Where event files go.
@@ -149,8 +164,8 @@ pub fn check_memory(config: &RunConfig, survey: &Survey) -> Result<()> {
         config.model.layers,
         config.collate.batch_size,
         config.model.vocab_size,
-        shown(needed),
-        shown(available)
+        bytes(needed as u64),
+        bytes(available as u64)
     )))
 }
 
@@ -175,16 +190,6 @@ fn left_by_groups(root: &Path) -> impl Iterator<Item = f64> {
         };
         Some((number("memory.max")? - number("memory.current")?).max(0.0))
     })
-}
-
-/// `11 MiB`, `22.6 GiB`.
-fn shown(bytes: f64) -> String {
-    let mebibytes = bytes / f64::from(1 << 20);
-    if mebibytes < 1024.0 {
-        format!("{:.0} MiB", mebibytes.ceil())
-    } else {
-        format!("{:.1} GiB", mebibytes / 1024.0)
-    }
 }
 
 /// Tells what was made and what to type next.
@@ -212,7 +217,8 @@ pub(super) fn conclude(
         let wait = Some(done.flow.data_wait);
         return print_json(run, &done.progress, done.last_step.as_ref(), done.last_test.as_ref(), wait);
     }
-    print(format_args!("{directory}: step {step}, {samples} samples, {tokens} tokens, batches {digest}"))?;
+    let [at, samples, tokens] = [*step, *samples, *tokens].map(grouped);
+    print(format_args!("{directory}: step {at}, {samples} samples, {tokens} tokens, batches {digest}"))?;
     if *skipped_updates > 0 {
         print(format_args!("{skipped_updates} updates skipped: their loss or gradient was not finite"))?;
     }

@@ -44,7 +44,9 @@ const REDRAW: Duration = Duration::from_millis(200);
 impl Live {
     /// For a run that stands at `step` of `total` and has left these records.
     fn new(step: u64, total: u64, earlier: &[Record]) -> Self {
-        let first = "{spinner} {wide_bar:.cyan} {percent:>3} %  {human_pos} of {human_len} steps  \
+        // It begins with an empty line: `^C`, which the terminal writes behind the filled-up last one, is a line more than
+        // indicatif knows of when it wipes the block, and the first one stays.
+        let first = "\n{spinner} {wide_bar:.cyan} {percent:>3} %  {human_pos} of {human_len} steps  \
                      {elapsed_precise} gone, {eta_precise} left\n{msg}";
         let bar = log::bar(total, first);
         let style = bar.style().progress_chars("━╸─").tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏━");

@@ -1,7 +1,7 @@
 //! Models in the layout of Hugging Face transformers, in and out.
 //!
 //! Takes and gives directories as `save_pretrained` writes them: `config.json`, `model.safetensors`,
-//! tokenizer files. Inside are the same names as in the [`Layout`](crate::model::Layout) of
+//! tokenizer files. Inside are the same names as in the [`Layout`] of
 //! [`Arch::Bert`](crate::model::Arch), and one difference of meaning: class 0 of the pair head is "is next"
 //! there, class 1 here. Knows nothing of runs; of tokenizers only what their seam tells.
 

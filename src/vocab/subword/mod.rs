@@ -1,9 +1,9 @@
 //! Subword tokenizers: what Hugging Face's `tokenizers` reads and writes, behind the seam of this room.
 //!
 //! Takes a `tokenizer.json`, or a `vocab.txt` of WordPiece; gives ids identical to those of Python's
-//! `tokenizers`, without special tokens around them. Trusts no file: [`check`] has looked at it before the
+//! `tokenizers`, without special tokens around them. Trusts no file: `check` has looked at it before the
 //! crate that encodes does, and whatever that crate answers is looked at again here. Knows nothing of
-//! training ([`train`]) beyond being what it makes.
+//! training ([`mod@train`]) beyond being what it makes.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

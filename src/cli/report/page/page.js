@@ -32,7 +32,7 @@
   };
   const percent = (x) => {
     const of100 = 100 * x;
-    return (Math.abs(of100) >= 99.95 ? of100.toFixed(0) : Math.abs(of100) >= 0.995 ? of100.toFixed(1) : of100.toFixed(2)).replace(/\.0+$/, "") + " %";
+    return (Math.abs(of100) >= 99.95 ? of100.toFixed(0) : Math.abs(of100) >= 0.995 ? of100.toFixed(1) : of100.toFixed(2)).replace(/\.0+$/, "") + "\u00a0%";
   };
   const time = (seconds) =>
     seconds < 120 ? trim(seconds) + " s" : seconds < 7200 ? trim(seconds / 60) + " min" : trim(seconds / 3600) + " h";
@@ -76,7 +76,7 @@
   ];
   const AXES = { step: ["step", compact], tokens: ["tokens", compact], seconds: ["time", time] };
 
-  const state = { hidden: new Set(), axis: "step", smooth: 0, range: null, run: 0, step: 0, sample: 0, token: null };
+  const state = { hidden: new Set(), axis: "step", smooth: 0.6, range: null, run: 0, step: 0, sample: 0, token: null };
 
   // Places on the axis of steps that are not all records: evaluations lie between two of them.
   const places = (run, steps) => {
@@ -103,23 +103,24 @@
     });
   };
 
-  // The lines of a figure: { run, label, kind, xs, ys }, xs ascending, null in ys where there is a gap.
+  // The lines of a figure: { run, label, kind, xs, ys }, xs ascending, null in ys where there is a gap. Where ys are
+  // smoothed, raw holds what was recorded: figures and files tell that.
   const lines = (figure) => {
     const found = [];
     report.runs.forEach((run, index) => {
       if (state.hidden.has(run.name)) return;
-      const add = (label, kind, xs, ys, nth = 0) => {
+      const add = (label, kind, xs, ys, nth = 0, raw = ys) => {
         const kept = xs.map((x, i) => i).filter((i) => exists(xs[i]));
         if (kept.some((i) => exists(ys[i]))) {
           const line = { run: index, name: run.name, label, kind, nth };
-          found.push({ ...line, xs: kept.map((i) => xs[i]), ys: kept.map((i) => ys[i]) });
+          found.push({ ...line, xs: kept.map((i) => xs[i]), ys: kept.map((i) => ys[i]), raw: kept.map((i) => raw[i]) });
         }
       };
       const { training, evaluations, stages } = run.curves;
       const xs = places(run, training.steps);
       const rough = (label, values, nth) => {
         if (state.smooth > 0 && figure.rough !== false) add(label, "faint", xs, values, nth);
-        add(label, "training", xs, figure.rough === false ? values : smoothed(values), nth);
+        add(label, "training", xs, figure.rough === false ? values : smoothed(values), nth, values);
       };
       if (figure.id === "stages") {
         Object.entries(stages).forEach(([stage, busy], nth) => rough(stage, busy, nth));
@@ -271,8 +272,11 @@
       if (x != null) parts.push(make("span", {}, `${this.spec.x()[0]} `, make("b", {}, this.spec.x()[1](x))));
       for (const line of this.lines) {
         if (line.kind === "faint") continue;
-        const at = x == null ? line.ys.findLastIndex(exists) : nearest(line, x);
-        if (at < 0 || !exists(line.ys[at])) continue;
+        const values = line.raw ?? line.ys;
+        // The last value of a distribution says nothing.
+        const resting = this.spec.shared ? values.findLastIndex(exists) : -1;
+        const at = x == null ? resting : nearest(line, x);
+        if (x != null && (at < 0 || !exists(values[at]))) continue;
         const several = report.runs.length - state.hidden.size > 1;
         const dash = line.kind === "guess" ? "dotted" : style(line).dash?.length ? "dashed" : "solid";
         parts.push(
@@ -281,7 +285,7 @@
             {},
             make("i", { style: `border-top-color:${colour(line.run)};border-top-style:${dash}` }),
             several ? `${line.name} ${line.label} ` : `${line.label} `,
-            make("b", {}, this.show()(line.ys[at])),
+            at < 0 ? "" : make("b", {}, this.show()(values[at])),
           ),
         );
       }
@@ -291,7 +295,7 @@
     csv() {
       const quote = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
       const told = this.lines.filter((line) => line.kind !== "faint");
-      const data = uPlot.join(told.map((line) => [line.xs, line.ys]));
+      const data = uPlot.join(told.map((line) => [line.xs, line.raw ?? line.ys]));
       const rows = [[this.spec.x()[0], ...told.map((line) => `${line.name} ${line.label}`)].map(quote)];
       data[0].forEach((x, i) => rows.push([x, ...data.slice(1).map((column) => column[i] ?? "")]));
       return new Blob([rows.map((row) => row.join(",") + "\n").join("")], { type: "text/csv" });
@@ -470,7 +474,7 @@
     charts.forEach((chart) => chart.draw());
     const thin = Math.max(...report.runs.map((run) => run.curves.records_a_point));
     byId("how").textContent =
-      "Solid: training, dropout on. Dashed with dots: held out, dropout off. Dotted: what guessing reaches. " +
+      "Solid: training, dropout on, smoothed over what is drawn faint. Dashed with dots: held out, dropout off. Dotted: what guessing reaches. " +
       "Drag over a figure for a part of it, double-click for all." +
       (thin > 1 ? ` Up to ${thin} records share a point.` : "");
   };
