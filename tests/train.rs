@@ -6,10 +6,10 @@ use std::path::Path;
 use bertstream::model::{Layout, State};
 use bertstream::sample::Cursor;
 use bertstream::train::checkpoint::Manifest;
-use bertstream::train::{Ending, Record, RunConfig, Skips, StepRecord, Stop, run_dir};
+use bertstream::train::{Ending, Length, Record, RunConfig, Skips, StepRecord, Stop, run_dir};
 
 mod fake;
-use fake::{Script, batches, config, run};
+use fake::{Left, Script, batches, config, run};
 
 fn steps(records: &[Record]) -> Vec<&StepRecord> {
     records.iter().filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None }).collect()
@@ -249,6 +249,66 @@ fn a_run_that_diverged_goes_back_and_a_replay_of_it_does_the_same() {
             assert!(read(replayed.path()) == read(diverged.path()), "{file}");
         }
     }
+}
+
+/// A run of 160 steps, long enough to know what a spike is.
+fn long() -> RunConfig {
+    let mut config = config(1);
+    config.length = Length::new(Some(40), None, config.data.epoch.steps(1));
+    config.runtime.save_every = Some(10);
+    config
+}
+
+#[test]
+fn a_spike_changes_no_bit_and_is_judged_alike_after_any_stop() {
+    let skipped = |left: &Left| -> Vec<u64> {
+        let of = |r: &Record| match r {
+            Record::SkippedUpdate { step, loss: Some(loss), .. } if *loss > 5.0 => Some(*step),
+            _ => None,
+        };
+        left.records.iter().filter_map(of).collect()
+    };
+    let script = Script { spiky: vec![20, 90, 91, 130], ..Script::default() };
+    let whole = tempfile::tempdir().unwrap();
+    let left = run(whole.path(), &long(), &script);
+    assert_eq!(left.ending.as_ref().unwrap(), &Ending::Finished);
+    // The first one comes before anything is known.
+    assert_eq!((skipped(&left), left.progress.skipped_updates), (vec![90, 91, 130], 3));
+    let kept = tempfile::tempdir().unwrap();
+    let all = run(kept.path(), &RunConfig { skip_spikes: false, ..long() }, &script);
+    assert_eq!((skipped(&all), all.progress.skipped_updates), (vec![], 0));
+    assert!(all.state != left.state);
+    for stop in [1, 64, 90, 91, 129] {
+        let stopped = tempfile::tempdir().unwrap();
+        run(stopped.path(), &long(), &Script { stop_after: Some(stop), ..script.clone() }).ending.unwrap();
+        let again = run(stopped.path(), &long(), &script);
+        assert_eq!(again.progress, left.progress, "stopped after {stop}");
+        assert!(again.state == left.state);
+    }
+}
+
+#[test]
+fn spikes_without_an_end_lead_back_once_and_are_then_the_level() {
+    let script = Script { spiky: (103..=160).collect(), ..Script::default() };
+    let directory = tempfile::tempdir().unwrap();
+    let left = run(directory.path(), &long(), &script);
+    assert_eq!(left.ending.as_ref().unwrap(), &Ending::Finished);
+    let told: Vec<Record> = left
+        .records
+        .iter()
+        .filter(|r| matches!(r, Record::RolledBack { .. } | Record::NewLevel { .. }))
+        .cloned()
+        .collect();
+    // An epoch's end is a checkpoint, every fourth step.
+    assert_eq!(told, [Record::RolledBack { step: 107, to: 100 }, Record::NewLevel { step: 112 }]);
+    // The seven steps that are left out, and five that changed nothing before their level was taken.
+    assert_eq!((left.progress.left_out, left.progress.skipped_updates), (7, 5));
+    let replayed = tempfile::tempdir().unwrap();
+    let recorded = RunConfig::read(&directory.path().join("config.json")).unwrap();
+    assert_eq!(recorded.skip_steps, Skips::default().and(101..108));
+    let again = run(replayed.path(), &recorded, &script);
+    assert_eq!(again.progress, left.progress);
+    assert!(again.state == left.state);
 }
 
 /// Killed behind the removal of what was learnt too much, and before the new checkpoint is there.

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::Result;
+use crate::{Error, Result, flow};
 
 mod bench;
 mod bottleneck;
@@ -157,6 +157,20 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Where a stage is to panic, as `STAGE:ITEM`: for trying what a bug in it would cost (docs/RELIABILITY.md, row 20).
+const FAIL_POINT: &str = "BERTSTREAM_FAIL_POINT";
+
+/// Has a stage panic where the environment says so.
+fn fail_point() -> Result<()> {
+    let Some(place) = std::env::var_os(FAIL_POINT) else { return Ok(()) };
+    let place = place.to_string_lossy();
+    let parted = place.split_once(':').and_then(|(stage, item)| Some((stage, item.parse().ok()?)));
+    let (stage, item) =
+        parted.ok_or_else(|| Error::usage(format!("{FAIL_POINT}={place}: STAGE:ITEM is wanted")))?;
+    flow::fail_at(stage, item);
+    Ok(())
+}
+
 /// The command line's definition, with what is only known at run time.
 fn command() -> clap::Command {
     Cli::command().long_version(version::long())
@@ -174,6 +188,7 @@ impl Cli {
     /// Runs the chosen subcommand, with what the rooms tell shown on stderr.
     fn run(self) -> Result<()> {
         log::show(self.log_level, self.log_format)?;
+        fail_point()?;
         match self.command {
             Command::Vocab(args) => vocab::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use super::flags::TokensFlag;
-use crate::collate::{BatchDigest, HostBatch, PadTo};
+use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo};
 use crate::corpus::{Corpus, Shape, Sources};
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, positions};
 use crate::train::config::hex;
-use crate::train::{RunConfig, run_dir, start_of_step};
+use crate::train::{Grouping, RunConfig, run_dir, start_of_step};
 use crate::vocab::Tokenizer;
 use crate::{Error, Result};
 
@@ -58,21 +58,30 @@ pub fn batches(
     from: (u64, Cursor),
     step: u64,
 ) -> Result<(Vec<HostBatch>, BatchDigest)> {
-    plan.batches(&config.collate, from.1, u64::MAX, |batches| {
-        let mut digest = BatchDigest::default();
-        let mut micro: Vec<HostBatch> = Vec::new();
-        for _ in from.0..=step {
-            micro.clear();
-            while micro.len() < config.accumulate && !micro.last().is_some_and(|b| b.ends_epoch) {
-                let batch = batches.next().ok_or_else(|| {
-                    Error::internal(format!("rebuilding: the batches end before step {step}"))
-                })??;
-                digest.update(&batch);
-                micro.push(batch);
+    let (mut next, mut cursor) = from;
+    let mut digest = BatchDigest::default();
+    let mut micro: Vec<HostBatch> = Vec::new();
+    while next <= step {
+        let Grouping { until, batch_size, accumulate } = config.grouping(next);
+        let collate = CollateConfig { batch_size, ..config.collate.clone() };
+        let last = step.min(until);
+        plan.batches(&collate, cursor, u64::MAX, |batches| {
+            for _ in next..=last {
+                micro.clear();
+                while micro.len() < accumulate && !micro.last().is_some_and(|b| b.ends_epoch) {
+                    let batch = batches.next().ok_or_else(|| {
+                        Error::internal(format!("rebuilding: the batches end before step {step}"))
+                    })??;
+                    digest.update(&batch);
+                    cursor = batch.next;
+                    micro.push(batch);
+                }
             }
-        }
-        Ok((micro, digest))
-    })
+            Ok(())
+        })?;
+        next = last + 1;
+    }
+    Ok((micro, digest))
 }
 
 /// Steps up to `reached` whose data are found at once, `most` of them at most, spread evenly: any step, or the first

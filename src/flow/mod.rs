@@ -9,6 +9,7 @@
 //!   the data is said explicitly, and a channel that closes without it is an error;
 //! * dropping the iterator early stops the threads, and the caller's [`std::thread::scope`] joins them.
 
+mod fail_point;
 mod ordered;
 mod prefetch;
 mod stats;
@@ -18,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{Error, Result};
 
+pub use fail_point::fail_at;
 pub use ordered::{OrderedMap, ordered_map};
 pub use prefetch::{Prefetch, prefetch};
 pub use stats::{FlowReport, StageReport, StageStats, StageSums};
@@ -28,6 +30,10 @@ pub use unordered::{UnorderedMap, unordered_map};
 /// The caller must not use again what `work` was changing when it panicked; that is what makes it sound
 /// to assert unwind safety here.
 fn guard<R>(stage: &str, item: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    let work = || {
+        fail_point::pass(stage, item);
+        work()
+    };
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         Err(Error::of_panic(format_args!("stage {stage}, item {item} (counted from 0)"), &*payload))
     })

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::config::FORMAT;
+use super::spikes::Level;
 use super::tensors::{self, FileSum, Targets, Tensor};
 use crate::collate::BatchDigest;
 use crate::durable::commit::{self, NewDirectory};
@@ -37,13 +38,16 @@ pub struct Progress {
     pub tokens: u64,
     /// Samples seen.
     pub samples: u64,
-    /// Steps whose gradient was not finite.
+    /// Steps whose loss or gradient was not finite, or whose loss was a spike.
     pub skipped_updates: u64,
     /// How many of them the last steps were, without a break.
     pub skipped_in_a_row: u64,
     /// Steps whose batches were left out of the training.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
+    /// What a spike is held against; nothing is where spikes are trained on.
+    #[serde(default, skip_serializing_if = "Level::is_unknown")]
+    pub level: Level,
     /// Step of the last finished evaluation.
     pub evaluated: u64,
     /// The evaluation with the lowest loss.

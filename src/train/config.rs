@@ -10,7 +10,7 @@ use super::schedule::Schedule;
 use super::skips::Skips;
 use super::steps::{Epoch, Length};
 use super::tensorboard::TensorBoard;
-use crate::collate::CollateConfig;
+use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::Sources;
 use crate::model::{ModelConfig, Optimizer};
 use crate::sample::SampleConfig;
@@ -42,10 +42,29 @@ pub struct RunConfig {
     #[serde(flatten)]
     pub compute: Compute,
     pub length: Length,
+    /// Whether a step whose loss is a spike ([`super::spikes`]) changes no weight.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub skip_spikes: bool,
     /// Steps whose batches are left out.
     #[serde(default, skip_serializing_if = "Skips::is_empty")]
     pub skip_steps: Skips,
+    /// How the rows of earlier steps were parted into batches, where that was otherwise; ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regrouped: Vec<Grouping>,
     pub runtime: Runtime,
+}
+
+/// How the rows of steps are parted into batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grouping {
+    /// The last step of which that holds.
+    pub until: u64,
+    pub batch_size: usize,
+    pub accumulate: usize,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// What the run reads, with fingerprints of the content.
@@ -113,7 +132,7 @@ pub struct Difference {
 
 /// Fields that may differ on resume, as dotted prefixes without places in lists. The paths may: content is
 /// held by fingerprints.
-const FREE: [&str; 13] = [
+const FREE: [&str; 14] = [
     "data.corpus.path",
     "data.corpus.io",
     "data.corpus.index_dir",
@@ -126,9 +145,13 @@ const FREE: [&str; 13] = [
     "init_from.directory",
     "length",
     "runtime",
+    "regrouped",
     // Of steps to come only, which is held by `RunConfig::accept_skips`.
     "skip_steps",
 ];
+
+/// Fields that may differ where their product does not, and each row has a sample of its own.
+const GROUPING: [&str; 2] = ["collate.batch_size", "accumulate"];
 
 impl RunConfig {
     /// Reads `config.json`.
@@ -165,7 +188,42 @@ impl RunConfig {
         let mut found = Vec::new();
         compare("", &value_of(self), &value_of(given), &mut found);
         found.retain(|d| !FREE.iter().any(|free| is_within(&d.field, free)));
+        if self.rows_of_a_step().is_some() && self.rows_of_a_step() == given.rows_of_a_step() {
+            found.retain(|d| !GROUPING.contains(&&*d.field));
+        }
         found
+    }
+
+    /// Rows of a full step; `None` where they depend on the batches that they come in.
+    fn rows_of_a_step(&self) -> Option<usize> {
+        let packed = self.collate.pad_to == PadTo::Packed;
+        (!packed).then_some(self.collate.batch_size * self.accumulate)
+    }
+
+    /// How the rows of `step` are parted.
+    pub fn grouping(&self, step: u64) -> Grouping {
+        let now =
+            Grouping { until: u64::MAX, batch_size: self.collate.batch_size, accumulate: self.accumulate };
+        self.regrouped.iter().copied().find(|earlier| step <= earlier.until).unwrap_or(now)
+    }
+
+    /// [`Self::regrouped`] of a run that goes on behind `step` under this configuration and was under `stored` before.
+    pub fn regrouped_behind(&self, step: u64, stored: &Self) -> Vec<Grouping> {
+        let mut earlier: Vec<Grouping> = Vec::new();
+        for grouping in stored.regrouped.iter().copied().chain([stored.grouping(u64::MAX)]) {
+            // What was done behind the step will be done again.
+            let until = grouping.until.min(step);
+            if earlier.last().map_or(0, |last| last.until) < until {
+                earlier.push(Grouping { until, ..grouping });
+            }
+        }
+        let now = self.grouping(u64::MAX);
+        let goes_on =
+            |last: &Grouping| (last.batch_size, last.accumulate) == (now.batch_size, now.accumulate);
+        if earlier.last().is_some_and(goes_on) {
+            earlier.pop();
+        }
+        earlier
     }
 
     /// Refuses to go on with a run under `given` where that differs, naming every field.
@@ -204,7 +262,11 @@ impl RunConfig {
     /// change.
     pub fn fingerprint(&self) -> String {
         let mut leaves = Vec::new();
-        flatten("", &value_of(self), &mut leaves);
+        let mut of = self.clone();
+        if let Some(rows) = self.rows_of_a_step() {
+            (of.collate.batch_size, of.accumulate) = (rows, 1);
+        }
+        flatten("", &value_of(&of), &mut leaves);
         leaves.retain(|(field, _)| !FREE.iter().any(|free| is_within(field, free)));
         leaves.sort();
         let text: String = leaves.iter().map(|(field, value)| format!("{field}={value}\n")).collect();

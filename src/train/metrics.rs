@@ -20,9 +20,12 @@ use crate::{Error, Result, durable};
 pub enum Record {
     Step(StepRecord),
     Evaluation(EvaluationRecord),
-    /// The gradient was not finite: the weights stayed as they were.
+    /// The loss was a spike, or it or the gradient was not finite: the weights stayed as they were.
     SkippedUpdate {
         step: u64,
+        /// The loss, where it was a spike.
+        #[serde(default)]
+        loss: Option<f64>,
         /// Such steps so far in this run.
         skipped_updates: u64,
         /// Digest after the step, to find its batch again with `inspect`.
@@ -36,6 +39,11 @@ pub enum Record {
     RolledBack {
         step: u64,
         to: u64,
+    },
+    /// The losses of the last steps were spikes, one behind the other, and there is nothing to go back to: they are
+    /// what later ones are held against.
+    NewLevel {
+        step: u64,
     },
     /// The batches of steps `from` to `step` were left out.
     LeftOut {

@@ -28,6 +28,7 @@ pub mod probe;
 pub mod run_dir;
 pub mod schedule;
 pub mod skips;
+pub mod spikes;
 pub mod steps;
 mod survey;
 pub mod tensorboard;
@@ -37,7 +38,7 @@ pub mod transformers;
 
 pub use baseline::{Guesses, Unigram};
 pub use checkpoint::{Best, Checkpoint, Progress};
-pub use config::{DataConfig, InitFrom, RunConfig, Runtime};
+pub use config::{DataConfig, Grouping, InitFrom, RunConfig, Runtime};
 pub use engine::{Compute, DeviceChoice, EngineKind};
 pub use evaluate::{BatchSource, Evaluation, evaluate};
 pub use metrics::{EvaluationRecord, Figures, MetricsFile, Observer, Record, StepRecord};

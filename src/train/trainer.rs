@@ -12,9 +12,10 @@ use super::evaluate::{BatchSource, Batches, evaluate};
 use super::metrics::{EvaluationRecord, Figures, Observer, Record, StepRecord};
 use super::run_dir::RunDir;
 use super::skips::Skips;
+use super::spikes::Level;
 use crate::collate::HostBatch;
 use crate::flow::StageReport;
-use crate::model::{Engine, Outcome, Pass, Update, Updated};
+use crate::model::{Engine, Outcome, Pass, Update};
 use crate::{Error, ErrorKind, Result};
 
 /// A request to stop, from outside.
@@ -38,6 +39,15 @@ pub enum Ending {
 /// Steps in a row without a finite loss and gradient after which a run goes back to a checkpoint: it has diverged,
 /// and since the weights do not change in such a step, it will not recover.
 const HOPELESS: u64 = 5;
+
+/// Why the weights stayed as they were in a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Skipped {
+    /// Loss or gradient was not finite.
+    NotFinite,
+    /// The loss, of this many nats, was a spike.
+    Spike(f64),
+}
 
 /// Everything that a training is put together from.
 pub struct Trainer<'t> {
@@ -99,7 +109,7 @@ struct Stepped {
     epoch: u64,
     lr: f64,
     grad_norm: f64,
-    applied: bool,
+    skipped: Option<Skipped>,
 }
 
 impl Trainer<'_> {
@@ -134,16 +144,18 @@ impl Trainer<'_> {
                 Ok(micro) => micro,
                 Err(error) => return Err(self.save_before(error, &mut course)),
             };
+            let mut skipped = None;
             if course.skips.contains(self.progress.step + 1) {
                 self.leave_out(&micro, &course)?;
             } else {
                 let lr = self.config.schedule.lr(self.progress.step + 1, self.config.length.total);
                 let stepped = self.step(&micro, lr, &mut course, &mut window)?;
                 self.log(&stepped, &mut window);
+                skipped = stepped.skipped;
             }
             let diverged = self.progress.skipped_in_a_row >= HOPELESS;
             if diverged {
-                self.roll_back(&mut course)?;
+                self.roll_back(&mut course, skipped)?;
             }
             let improved = self.evaluation_due(&course) && self.evaluate()?;
             if improved || diverged || self.save_due(&course) {
@@ -187,14 +199,26 @@ impl Trainer<'_> {
         let step = self.progress.step + 1;
         self.observers.iter_mut().for_each(|o| o.differentiated(step, &*self.engine));
         let start = (self.clock)();
-        let updated = if outcome.loss().is_finite() {
-            window.outcome.add(&outcome);
-            let update = Update { step, lr, clip: self.config.clip };
-            self.engine.update(&update)?
-        } else {
-            self.forget_gradients()?;
-            Updated { grad_norm: f64::NAN, applied: false }
+        let loss = outcome.loss();
+        let mut skipped = match loss.is_finite() {
+            false => Some(Skipped::NotFinite),
+            true if self.config.skip_spikes && self.progress.level.is_below(loss) => {
+                Some(Skipped::Spike(loss))
+            }
+            true => None,
         };
+        let mut grad_norm = f64::NAN;
+        if skipped.is_some() {
+            self.forget_gradients()?;
+        } else {
+            window.outcome.add(&outcome);
+            let updated = self.engine.update(&Update { step, lr, clip: self.config.clip })?;
+            grad_norm = updated.grad_norm;
+            skipped = (!updated.applied).then_some(Skipped::NotFinite);
+        }
+        if self.config.skip_spikes && skipped.is_none() {
+            self.progress.level.add(loss);
+        }
         for batch in micro {
             window.guesses.add(&Guesses::on(self.unigram, batch));
             let (tokens, samples) = (batch.tokens() as u64, batch.samples() as u64);
@@ -204,11 +228,12 @@ impl Trainer<'_> {
             window.samples += samples;
         }
         self.pass_by(micro)?;
-        self.progress.skipped_updates += u64::from(!updated.applied);
-        self.progress.skipped_in_a_row = if updated.applied { 0 } else { self.progress.skipped_in_a_row + 1 };
+        self.progress.skipped_updates += u64::from(skipped.is_some());
+        self.progress.skipped_in_a_row =
+            if skipped.is_some() { self.progress.skipped_in_a_row + 1 } else { 0 };
         window.computing += (self.clock)().saturating_sub(start);
         let epoch = micro[0].origins.first().map_or(self.progress.cursor.epoch, |o| o.cursor.epoch);
-        Ok(Stepped { epoch, lr, grad_norm: updated.grad_norm, applied: updated.applied })
+        Ok(Stepped { epoch, lr, grad_norm, skipped })
     }
 
     /// Forward and backward over all rows of the next step: in passes of fewer rows where the device has not the memory
@@ -289,17 +314,27 @@ impl Trainer<'_> {
 
     /// Goes back to what had been learnt at the newest checkpoint from before the training diverged, and on from here:
     /// the batches since are left out, which becomes part of the run. A checkpoint is gone back to once; if that
-    /// did not help, to the one before.
-    fn roll_back(&mut self, course: &mut Course) -> Result<()> {
+    /// did not help, to the one before. What is finite all the same, as after a change of the text that lasts, is
+    /// not worth more than the newest checkpoint: then it is the level from here on.
+    fn roll_back(&mut self, course: &mut Course, skipped: Option<Skipped>) -> Result<()> {
+        let finite = matches!(skipped, Some(Skipped::Spike(_)));
         let checkpoints = self.run.checkpoints();
         let step = self.progress.step;
         let configuration = self.config.fingerprint();
         let sound = |found: &Checkpoint| {
             found.manifest.progress.skipped_in_a_row == 0 && found.manifest.configuration == configuration
         };
-        let before = checkpoints.steps()?.into_iter().filter(|&s| s < step && !course.skips.tried_from(s));
-        let found = before.filter_map(|s| checkpoints.load(s, self.engine.layout()).ok()).find(sound);
+        let before = checkpoints.steps()?.into_iter().filter(|&s| s < step);
+        let mut before = before.filter_map(|s| checkpoints.load(s, self.engine.layout()).ok()).filter(sound);
+        let untried = |found: &Checkpoint| !course.skips.tried_from(found.manifest.progress.step);
+        let found = if finite { before.next().filter(untried) } else { before.find(untried) };
         let Some(Checkpoint { manifest, state }) = found else {
+            if finite {
+                self.progress.level = Level::default();
+                self.progress.skipped_in_a_row = 0;
+                self.record(&Record::NewLevel { step });
+                return Ok(());
+            }
             return Err(Error::data(format!(
                 "train: step {step}: neither loss nor gradient were finite in {HOPELESS} steps in a row, and there is \
                  no checkpoint to go back to: the training has diverged; start again with a lower --lr, a longer \
@@ -334,9 +369,13 @@ impl Trainer<'_> {
             observer.updated(step, self.engine);
             observer.advanced(step, total);
         }
-        if !stepped.applied {
+        if let Some(skipped) = stepped.skipped {
             let digest = self.progress.digest.to_string();
-            self.record(&Record::SkippedUpdate { step, skipped_updates, digest });
+            let loss = match skipped {
+                Skipped::Spike(loss) => Some(loss),
+                Skipped::NotFinite => None,
+            };
+            self.record(&Record::SkippedUpdate { step, loss, skipped_updates, digest });
         }
         if step.is_multiple_of(self.config.runtime.log_freq) || step == total || self.progress.ends_epoch {
             let record = self.step_record(stepped, window);

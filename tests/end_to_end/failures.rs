@@ -91,6 +91,46 @@ fn each_class_of_failure_has_its_exit_code_and_names_its_place() {
     assert!(!place.path("new").exists() && !place.path("new.json").exists(), "nothing was begun");
 }
 
+/// A bug in any stage, at its first, a middle and a late item: told by name, behind a checkpoint from which the run goes
+/// on to the same end.
+#[test]
+fn a_panic_of_a_stage_is_told_behind_a_checkpoint_and_costs_no_step() {
+    let place = Place::with_lines(200);
+    let train = "train --corpus train.tsv --vocab vocab.json -H 16 -l 1 -a 2 --seq-len 24 -b 16 --epochs 2";
+    place.good(&format!("{train} --output whole"));
+    // Of 4 units and 13 batches an epoch; the first one is looked at before anything is written.
+    let stages =
+        [("sample", 0), ("sample", 5), ("sample", 7), ("collate", 0), ("collate", 14), ("collate", 25)];
+    for (at, (stage, item)) in stages.into_iter().enumerate() {
+        // Without threads there is one stage, and batches are made where they are wanted.
+        for workers in [0, 1, 2, 8].into_iter().filter(|&workers| workers > 0 || stage == "sample") {
+            let run = format!("run-{at}-{workers}");
+            let mut command = place.command(&format!("{train} --output {run} --workers {workers}"));
+            let ran = command.env("BERTSTREAM_FAIL_POINT", format!("{stage}:{item}")).output().unwrap();
+            let told = String::from_utf8(ran.stderr).unwrap();
+            assert_eq!(ran.status.code(), Some(70), "{stage}:{item} of {workers}: {told}");
+            let named = format!("stage {stage}, item {item} ");
+            assert!(told.contains(&named) && told.contains("this is a bug"), "{told}");
+            assert_eq!(place.path(&format!("{run}/state.json")).exists(), item > 0, "{run}: {told}");
+            if item == 0 {
+                continue;
+            }
+            place.good(&format!("train --resume {run}"));
+            for file in ["model.safetensors", "optimizer.safetensors"] {
+                let read = |run: &str| place.read(&format!("{run}/{file}"));
+                assert!(read(&run) == read("whole"), "{file} of {run}");
+            }
+        }
+    }
+    for wrong in ["sample", "sample:x", ":"] {
+        let mut command = place.command("config");
+        assert_eq!(command.env("BERTSTREAM_FAIL_POINT", wrong).output().unwrap().status.code(), Some(2));
+    }
+    let mut command = place.command("tokenize --corpus train.tsv --vocab vocab.json --workers 2");
+    let ran = command.env("BERTSTREAM_FAIL_POINT", "tokenize:0").output().unwrap();
+    assert_eq!(ran.status.code(), Some(70));
+}
+
 #[test]
 fn an_older_checkpoint_in_place_of_a_damaged_one_is_told() {
     let place = Place::with_lines(40);

@@ -20,7 +20,7 @@ use bertstream::train::{
 };
 use bertstream::vocab::{Tokenizer, WordVocab};
 
-use super::toy;
+use super::toy::{self, Place};
 
 const LINES: usize = 61;
 const BATCH: usize = 8;
@@ -74,7 +74,9 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
         clip: Some(1.0),
         compute: Compute::default(),
         length: Length::new(Some(2), None, epoch.steps(accumulate)),
+        skip_spikes: true,
         skip_steps: Skips::default(),
+        regrouped: vec![],
         runtime: Runtime {
             workers: 0,
             threads: 1,
@@ -258,4 +260,61 @@ fn workers_readers_and_the_place_of_a_stop_change_no_bit() {
         }
     }
     assert_eq!(resumed, 5 * 4 * 4 * 4);
+}
+
+/// A step of 24 rows in two batches, from step 6 on in three.
+#[test]
+fn a_run_goes_on_in_other_batches_of_the_same_rows() {
+    let place = Place::with_lines(100);
+    let flags = "--corpus train.tsv --vocab vocab.json -H 16 -l 1 -a 2 --seq-len 24 --steps 12 --save-every 3 --keep 99 \
+                 --log-freq 1 -b 12 --accumulate 2";
+    for run in ["whole", "parts", "packed"] {
+        let packed = if run == "packed" { "--pad packed" } else { "" };
+        place.good(&format!("train {flags} {packed} --output {run}"));
+        if run != "whole" {
+            for entry in fs::read_dir(place.path(&format!("{run}/checkpoints"))).unwrap() {
+                let path = entry.unwrap().path();
+                if path.file_name().unwrap().to_str().unwrap() > "step-00000006" {
+                    fs::remove_dir_all(path).unwrap();
+                }
+            }
+        }
+    }
+    for (run, flags) in [("parts", "-b 8"), ("packed", "-b 8 --accumulate 3")] {
+        let refused = place.run(&format!("train --resume {run} {flags}"));
+        assert_eq!(refused.code, 78, "{}", refused.stderr);
+        assert!(refused.stderr.contains("collate.batch_size: 12 in the run, 8 now"), "{}", refused.stderr);
+    }
+    place.good("train --resume parts -b 8 --accumulate 3");
+    let config = place.json("parts/config.json");
+    let earlier = serde_json::json!([{ "until": 6, "batch_size": 12, "accumulate": 2 }]);
+    assert_eq!((&config["regrouped"], &config["collate"]["batch_size"]), (&earlier, &8.into()));
+
+    let steps = |run: &str| -> Vec<_> {
+        let records = place.records(&format!("{run}/metrics.jsonl"));
+        let steps = records.iter().filter(|r| r["kind"] == "step");
+        steps
+            .map(|r| (r["step"].clone(), r["samples"].clone(), r["tokens"].clone(), r["masked"].clone()))
+            .collect()
+    };
+    assert_eq!(steps("parts"), steps("whole"));
+    // Sums are added in another order, and that is all.
+    let losses = |run: &str| -> Vec<f64> {
+        let records = place.records(&format!("{run}/metrics.jsonl"));
+        records.iter().filter(|r| r["kind"] == "step").map(|r| r["loss"].as_f64().unwrap()).collect()
+    };
+    for (step, (a, b)) in losses("parts").into_iter().zip(losses("whole")).enumerate() {
+        assert!((a - b).abs() < 1e-4, "step {}: {a} and {b}", step + 1);
+    }
+    // Each step is rebuilt as it was made.
+    for step in [4, 6, 7, 11] {
+        let rows = |run: &str| -> Vec<_> {
+            let rows = place.good(&format!("inspect --run {run} --step {step} --json")).json_lines();
+            rows.into_iter().map(|row| (row["tokens"].clone(), row["origin"].clone())).collect()
+        };
+        assert_eq!(rows("parts"), rows("whole"), "step {step}");
+        place.good(&format!("inspect --run parts --step {step} --verify"));
+    }
+    let batches = place.good("inspect --run parts --step 7 --json").json_lines();
+    assert_eq!(batches.last().unwrap()["batch"], 2, "the third batch of the step");
 }

@@ -59,7 +59,9 @@ pub fn config(accumulate: usize) -> RunConfig {
         clip: Some(1.0),
         compute: Compute::default(),
         length: Length::new(Some(3), None, epoch.steps(accumulate)),
+        skip_spikes: true,
         skip_steps: Skips::default(),
+        regrouped: vec![],
         runtime: Runtime {
             workers: 0,
             threads: 1,
@@ -123,6 +125,8 @@ pub struct FakeEngine {
     /// Steps whose gradient is not finite, and those whose loss is not.
     pub poisoned: Vec<u64>,
     pub lossless: Vec<u64>,
+    /// Steps whose loss is five nats higher.
+    pub spiky: Vec<u64>,
     /// Rows that there is memory for.
     pub room: usize,
     /// Every pass that was asked for.
@@ -141,6 +145,7 @@ impl FakeEngine {
             gradients: vec![0.0; n],
             poisoned: vec![],
             lossless: vec![],
+            spiky: vec![],
             room: usize::MAX,
             passes: vec![],
         }
@@ -172,7 +177,11 @@ impl Engine for FakeEngine {
             self.gradients[0] = f32::NAN;
         }
         let outcome = self.evaluate(batch)?;
-        let nats = if self.lossless.contains(&pass.step) { f64::INFINITY } else { 0.0 };
+        let nats = match pass.step {
+            step if self.lossless.contains(&step) => f64::INFINITY,
+            step if self.spiky.contains(&step) => 5.0 * batch.rows as f64,
+            _ => 0.0,
+        };
         Ok(Outcome { nsp_loss_sum: outcome.nsp_loss_sum + nats, ..outcome })
     }
 
@@ -243,6 +252,7 @@ pub struct Script {
     pub fail_at: Option<usize>,
     pub poisoned: Vec<u64>,
     pub lossless: Vec<u64>,
+    pub spiky: Vec<u64>,
     /// Rows that the device has memory for.
     pub room: Option<usize>,
     pub probe: Option<HostBatch>,
@@ -270,6 +280,7 @@ pub fn run_with(directory: &Path, config: &RunConfig, script: &Script, watcher: 
     let mut engine = FakeEngine::new(config);
     engine.poisoned = script.poisoned.clone();
     engine.lossless = script.lossless.clone();
+    engine.spiky = script.spiky.clone();
     engine.room = script.room.unwrap_or(usize::MAX);
     let (found, _) = run.checkpoints().newest(engine.layout(), &config.fingerprint()).unwrap();
     let mut progress = Progress::default();
@@ -279,7 +290,8 @@ pub fn run_with(directory: &Path, config: &RunConfig, script: &Script, watcher: 
     }
     let mut metrics = MetricsFile::open(&run.file("metrics.jsonl"), progress.step).unwrap();
     let mut recorder = Recorder::default();
-    let mut stream = batches(progress.cursor, 3).into_iter().map(Ok).collect::<Vec<_>>();
+    let epochs = config.length.epochs.unwrap();
+    let mut stream = batches(progress.cursor, epochs).into_iter().map(Ok).collect::<Vec<_>>();
     if let Some(at) = script.fail_at {
         stream[at] = Err(bertstream::Error::data("corpus a.tsv: line 41: no tab"));
         stream.truncate(at + 1);

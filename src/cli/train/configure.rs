@@ -1,7 +1,7 @@
 //! Flags to a configuration: a preset, or a run begun, and over it what the flags say.
 
 use super::super::flags::{Preset, SourceArg, corpus_at, sources_at};
-use super::flags::Size;
+use super::flags::{OnSpike, Size};
 use super::{Args, cores, default_workers};
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{CorpusConfig, Format, Sources};
@@ -57,7 +57,9 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
         clip: (!reference).then_some(1.0),
         compute: Compute::default(),
         length: Length { epochs: None, steps: None, total: 0 },
+        skip_spikes: !reference,
         skip_steps: Skips::default(),
+        regrouped: Vec::new(),
         runtime: Runtime {
             workers: default_workers(),
             threads: cores(),
@@ -155,7 +157,9 @@ impl Args {
             },
             compute,
             length,
+            skip_spikes: training.spikes.map_or(base.skip_spikes, |spikes| spikes == OnSpike::Skip),
             skip_steps: training.skip_steps.iter().fold(base.skip_steps, |skips, s| skips.and(s.from..s.to)),
+            regrouped: base.regrouped,
             runtime: Runtime {
                 workers: runtime.workers.unwrap_or(base.runtime.workers),
                 threads,
@@ -320,7 +324,7 @@ mod tests {
             "--mask-rate 0.2 --mask-count bernoulli --mask-unit word --mask-share 0.7 --random-share 0.2",
             "--tensorboard --examples-every 7",
             "--tensorboard=board --histogram-every 0",
-            "--on-bad-bytes replace --skip-steps 3..5 --skip-steps 8..9",
+            "--on-bad-bytes replace --skip-steps 3..5 --skip-steps 8..9 --spikes keep",
             "--predict-unknown --on-bad-line skip --seed 18446744073709551615 --precision bf16",
         ] {
             let config = configure(flags).unwrap();

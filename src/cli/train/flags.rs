@@ -121,10 +121,23 @@ pub struct TrainingFlags {
     /// Gradient norm above which gradients are scaled down; 0 never does [default: 1; reference: 0].
     #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
     pub clip: Option<f64>,
+    /// What becomes of a step whose loss is far above those before: six deviations of the last 128 steps, and half a
+    /// nat. Five in a row lead back to the newest checkpoint [default: skip; reference: keep].
+    #[arg(long, value_name = "WHAT")]
+    pub spikes: Option<OnSpike>,
     /// Leave out the batches of steps A to B-1 (A..B) or A to B (A..=B), where the loss had a spike: they take their
     /// place in the schedule and change no weight. May be given more than once.
     #[arg(long, value_name = "A..B", action = clap::ArgAction::Append)]
     pub skip_steps: Vec<Steps>,
+}
+
+/// What to do with a spike of the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnSpike {
+    /// Leave its update out.
+    Skip,
+    /// Make it, as any other.
+    Keep,
 }
 
 /// What changes no weight.

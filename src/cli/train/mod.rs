@@ -75,8 +75,9 @@ pub struct Args {
           aliases = ["output_path", "output-path"])]
     output: Option<PathBuf>,
     /// Go on with the run in this directory, under its own configuration: the weights become those of a
-    /// run that was never stopped. Only what changes no weight may be chosen anew, and --steps or
-    /// --epochs, which lay out the schedule anew.
+    /// run that was never stopped. Only what changes no weight may be chosen anew, --batch-size with --accumulate as
+    /// long as a step has the same rows (then sums round otherwise), and --steps or --epochs, which lay out the
+    /// schedule anew.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "preset"])]
     resume: Option<PathBuf>,
     /// Start from the weights of a BERT in this directory, as transformers' `save_pretrained` wrote it
@@ -280,6 +281,7 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
     let (found, refused) = run.checkpoints().newest(&layout, &config.fingerprint())?;
     let step = found.as_ref().map_or(0, |c| c.manifest.progress.step);
     stored.accept_skips(&config, step)?;
+    let config = RunConfig { regrouped: config.regrouped_behind(step, &stored), ..config };
     if !refused.is_empty() {
         tell(format_args!("{} damaged checkpoint(s) left out: {}", refused.len(), join(&refused)));
     }
@@ -342,6 +344,7 @@ impl Observer for Newest {
             Record::Evaluation(r) => self.test = Some(r.clone()),
             Record::SkippedUpdate { .. }
             | Record::RolledBack { .. }
+            | Record::NewLevel { .. }
             | Record::LeftOut { .. }
             | Record::SmallerPasses { .. }
             | Record::Checkpoint { .. }

@@ -93,6 +93,7 @@ pub fn flags(config: &RunConfig) -> Vec<(&'static str, Value)> {
         ("adam-beta2", Some(Value::Float(optimizer.beta2))),
         ("adam-epsilon", Some(Value::Float(optimizer.epsilon))),
         ("clip", Some(Value::Float(config.clip.unwrap_or(0.0)))),
+        ("spikes", Some(Value::String(if config.skip_spikes { "skip" } else { "keep" }.to_owned()))),
         ("skip-steps", skipped(config)),
         ("workers", Some(count(runtime.workers as u64))),
         ("log-freq", Some(count(runtime.log_freq))),

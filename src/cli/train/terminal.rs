@@ -170,7 +170,15 @@ impl Observer for Terminal {
                 if r.best { "  (best so far)" } else { "" }
             )),
             Record::Evaluation(_) => {}
-            Record::SkippedUpdate { step, skipped_updates, .. } => tell(format_args!(
+            Record::SkippedUpdate { step, loss: Some(loss), skipped_updates, .. } => tell(format_args!(
+                "step {step:>5}  the loss jumped to {loss:.3}: update skipped ({skipped_updates} so far; --spikes keep \
+                 makes them)"
+            )),
+            Record::NewLevel { step } => tell(format_args!(
+                "step {step:>5}  the loss stays where it jumped to, and there is no other checkpoint to go back to: \
+                 it is trained on"
+            )),
+            Record::SkippedUpdate { step, loss: None, skipped_updates, .. } => tell(format_args!(
                 "step {step:>5}  the gradient is not finite: update skipped ({skipped_updates} so far)"
             )),
             Record::RolledBack { step, to } => tell(format_args!(
