@@ -53,9 +53,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::collate::HostBatch;
+use crate::sample::PairLabel;
 use crate::{Error, Result};
 
 mod batch;
+pub mod device;
 pub mod fused;
 pub mod graph;
 mod layout;
@@ -268,6 +270,17 @@ impl Outcome {
         self.nsp_correct += other.nsp_correct;
     }
 
+    /// Counts a pair by the log-probabilities of "not next" and "is next".
+    fn count_pair(&mut self, log_probabilities: [f32; 2], label: PairLabel) {
+        if label == PairLabel::None {
+            return;
+        }
+        self.pairs += 1;
+        self.nsp_loss_sum -= f64::from(log_probabilities[label as usize]);
+        let guess = usize::from(log_probabilities[1] > log_probabilities[0]);
+        self.nsp_correct += u64::from(guess == label as usize);
+    }
+
     /// Mean NLL of a masked token in nats; 0 where there was none.
     pub fn mlm_loss(&self) -> f64 {
         ratio(self.mlm_loss_sum, self.masked)
@@ -296,6 +309,11 @@ impl Outcome {
 
 fn ratio(sum: f64, count: u64) -> f64 {
     if count == 0 { 0.0 } else { sum / count as f64 }
+}
+
+/// The weight of one summand in a mean over `count`; 0 where there is none, so that no loss is no gradient.
+fn weight_of(count: usize) -> f32 {
+    if count == 0 { 0.0 } else { 1.0 / count as f32 }
 }
 
 /// What a step changes the weights with.
@@ -335,6 +353,24 @@ pub struct State {
     pub first: Vec<f32>,
     /// Adam's second moments.
     pub second: Vec<f32>,
+}
+
+impl State {
+    /// Refuses columns that are not the layout's.
+    fn check(&self, layout: &Layout) -> Result<()> {
+        for (what, column) in
+            [("weights", &self.weights), ("first moments", &self.first), ("second moments", &self.second)]
+        {
+            if column.len() != layout.len() {
+                return Err(Error::internal(format!(
+                    "model: {} {what} given where the layout has {} parameters",
+                    column.len(),
+                    layout.len()
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A model on its device, with its gradients and its optimizer's moments. Lives on one thread.

@@ -71,7 +71,7 @@ impl Optimizer {
         Updated { grad_norm, applied: true }
     }
 
-    fn rule(&self, decays: bool, scale: f64, update: &Update) -> Rule {
+    pub(super) fn rule(&self, decays: bool, scale: f64, update: &Update) -> Rule {
         let step = update.step as f64;
         let correction2 = 1.0 - self.beta2.powf(step);
         let (coupled, decoupled) = match self.kind {
@@ -95,17 +95,17 @@ impl Optimizer {
 }
 
 /// One parameter's constants for one step.
-struct Rule {
-    scale: f32,
-    coupled: f32,
-    shrink: f32,
-    beta1: f32,
-    beta2: f32,
-    new1: f32,
-    new2: f32,
-    step_size: f32,
-    root_correction: f32,
-    epsilon: f32,
+pub(super) struct Rule {
+    pub scale: f32,
+    pub coupled: f32,
+    pub shrink: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub new1: f32,
+    pub new2: f32,
+    pub step_size: f32,
+    pub root_correction: f32,
+    pub epsilon: f32,
 }
 
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]

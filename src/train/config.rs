@@ -132,7 +132,10 @@ pub struct Difference {
 
 /// Fields that may differ on resume, as dotted prefixes without places in lists. The paths may: content is
 /// held by fingerprints.
-const FREE: [&str; 14] = [
+const FREE: [&str; 16] = [
+    // Another device rounds otherwise, and goes on from the same weights.
+    "device",
+    "recompute",
     "data.corpus.path",
     "data.corpus.io",
     "data.corpus.index_dir",

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "cuda")]
+use crate::model::device::{DeviceEngine, cuda};
 use crate::model::{Engine, FusedEngine, GraphEngine, ModelConfig, Optimizer, Precision};
 use crate::{Error, Result};
 
@@ -11,10 +13,10 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// The hand-written step for the CPU.
+    /// The hand-written step, for the CPU and for GPUs.
     #[default]
     Fused,
-    /// Candle operations with candle's backward, on any device of its.
+    /// Candle operations with candle's backward, on the CPU: the fused engines' oracle.
     Graph,
 }
 
@@ -27,7 +29,7 @@ impl std::fmt::Display for EngineKind {
     }
 }
 
-/// Where the arithmetic runs: `cpu`, or `cuda:N` with the graph engine.
+/// Where the arithmetic runs: `cpu` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum DeviceChoice {
@@ -38,17 +40,15 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// What `auto` means for an engine: CUDA where the engine and this build know it and a device is
-    /// there, the CPU otherwise.
+    /// What `auto` means for an engine: the first CUDA device where this build and the engine know them and there is
+    /// one, the CPU otherwise.
     pub fn auto(engine: EngineKind) -> Self {
-        match engine {
-            EngineKind::Graph
-                if candle_core::utils::cuda_is_available() && candle_core::Device::new_cuda(0).is_ok() =>
-            {
-                Self::Cuda(0)
-            }
-            _ => Self::Cpu,
+        #[cfg(feature = "cuda")]
+        if engine == EngineKind::Fused && cuda::is_available(0) {
+            return Self::Cuda(0);
         }
+        let _ = engine;
+        Self::Cpu
     }
 }
 
@@ -99,6 +99,20 @@ pub struct Compute {
     pub device: DeviceChoice,
     #[serde(default)]
     pub precision: Precision,
+    /// Whether activations of a GPU are computed again in the backward pass instead of kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recompute: bool,
+}
+
+impl Compute {
+    /// What computes products, in words.
+    pub fn products(self) -> &'static str {
+        match (self.engine, self.device) {
+            (EngineKind::Graph, _) => "f32",
+            (EngineKind::Fused, DeviceChoice::Cpu) => FusedEngine::products(self.precision),
+            (EngineKind::Fused, DeviceChoice::Cuda(_)) => "cuBLAS",
+        }
+    }
 }
 
 /// Refuses what cannot compute together.
@@ -106,26 +120,32 @@ pub struct Compute {
 /// # Errors
 /// [`crate::ErrorKind::Usage`], with the remedy.
 pub fn check(compute: Compute) -> Result<()> {
-    if (compute.engine, compute.precision) == (EngineKind::Graph, Precision::Bf16) {
+    let Compute { engine, device, precision, recompute } = compute;
+    if (engine, precision) == (EngineKind::Graph, Precision::Bf16) {
         return Err(Error::usage(
             "--precision bf16: the graph engine computes in single precision only; leave out --engine graph",
         ));
     }
-    match (compute.engine, compute.device) {
-        (EngineKind::Fused, DeviceChoice::Cuda(n)) => Err(Error::usage(format!(
-            "--device cuda:{n}: the fused engine computes on the CPU only; add --engine graph"
+    match (engine, device) {
+        (_, DeviceChoice::Cpu) if recompute => Err(Error::usage(
+            "--recompute: on the CPU activations are always kept; leave it out, or choose a smaller --batch-size with \
+             --accumulate",
+        )),
+        (EngineKind::Graph, DeviceChoice::Cuda(n)) => Err(Error::usage(format!(
+            "--device cuda:{n}: the graph engine computes on the CPU only; leave out --engine graph"
         ))),
-        (EngineKind::Graph, DeviceChoice::Cuda(n)) if !candle_core::utils::cuda_is_available() => {
-            Err(Error::usage(format!(
-                "--device cuda:{n}: this program was built without CUDA; build it with --features cuda, \
-                 or use --device cpu"
-            )))
-        }
+        (_, DeviceChoice::Cuda(n)) if !cfg!(feature = "cuda") => Err(Error::usage(format!(
+            "--device cuda:{n}: this program was built without CUDA; build it with --features cuda, or use \
+             --device cpu"
+        ))),
         _ => Ok(()),
     }
 }
 
 /// An engine with these weights, in the order of the model's layout, and zero moments.
+///
+/// # Errors
+/// Those of [`check`], and those of the engine, where a device may not be there.
 pub fn build(
     compute: Compute,
     model: &ModelConfig,
@@ -134,17 +154,16 @@ pub fn build(
     threads: usize,
 ) -> Result<Box<dyn Engine>> {
     check(compute)?;
-    Ok(match compute.engine {
-        EngineKind::Fused => {
-            Box::new(FusedEngine::new(model, optimizer, weights, compute.precision, threads)?)
+    Ok(match (compute.engine, compute.device) {
+        (EngineKind::Graph, _) => Box::new(GraphEngine::new(model, optimizer, weights)?),
+        #[cfg(feature = "cuda")]
+        (EngineKind::Fused, DeviceChoice::Cuda(n)) => {
+            let device = cuda::Cuda::open(n)?;
+            let Compute { precision, recompute, .. } = compute;
+            Box::new(DeviceEngine::new(device, model, optimizer, weights, precision, recompute)?)
         }
-        EngineKind::Graph => {
-            let device = match compute.device {
-                DeviceChoice::Cpu => candle_core::Device::Cpu,
-                DeviceChoice::Cuda(n) => candle_core::Device::new_cuda(n)
-                    .map_err(|e| Error::usage(format!("--device cuda:{n}: no such device")).caused_by(e))?,
-            };
-            Box::new(GraphEngine::new(model, optimizer, weights, device)?)
+        (EngineKind::Fused, _) => {
+            Box::new(FusedEngine::new(model, optimizer, weights, compute.precision, threads)?)
         }
     })
 }
@@ -152,6 +171,23 @@ pub fn build(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_compute_together_is_refused_with_the_remedy() {
+        let check = |compute, expected: &str| {
+            let refused = super::check(compute).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(refused.contains(expected) && refused.is_empty() == expected.is_empty(), "{refused}");
+        };
+        let cpu = Compute::default();
+        let cuda = Compute { device: DeviceChoice::Cuda(1), ..cpu };
+        let graph = EngineKind::Graph;
+        check(cpu, "");
+        check(Compute { precision: Precision::Bf16, ..cpu }, "");
+        check(Compute { engine: graph, precision: Precision::Bf16, ..cpu }, "leave out --engine graph");
+        check(Compute { recompute: true, ..cpu }, "--recompute");
+        check(Compute { engine: graph, ..cuda }, "--device cuda:1: the graph engine");
+        check(cuda, if cfg!(feature = "cuda") { "" } else { "built without CUDA" });
+    }
 
     #[test]
     fn devices_by_name() {

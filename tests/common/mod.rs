@@ -1,8 +1,13 @@
 //! What the tests of the engines share: the list of engines, and how far apart two columns are.
 
+#[path = "../device/emulator.rs"]
+pub mod emulator;
+
 use bertstream::collate::HostBatch;
+use bertstream::model::device::DeviceEngine;
 use bertstream::model::{Engine, FusedEngine, GraphEngine, ModelConfig, Optimizer, Pass, Precision};
 use bertstream::sample::PairLabel;
+use emulator::Emulated;
 
 /// Every engine there is, each with these weights. A new one is one more entry here.
 pub fn engines(
@@ -10,10 +15,31 @@ pub fn engines(
     optimizer: Optimizer,
     weights: &[f32],
 ) -> Vec<(&'static str, Box<dyn Engine>)> {
-    let cpu = candle_core::Device::Cpu;
-    let graph = GraphEngine::new(config, optimizer, weights.to_vec(), cpu).unwrap();
+    let graph = GraphEngine::new(config, optimizer, weights.to_vec()).unwrap();
     let fused = FusedEngine::new(config, optimizer, weights.to_vec(), Precision::F32, 2).unwrap();
-    vec![("graph", Box::new(graph)), ("fused", Box::new(fused))]
+    let device = device(config, optimizer, weights, Precision::F32, false);
+    vec![("graph", Box::new(graph)), ("fused", Box::new(fused)), ("device", device)]
+}
+
+/// The engine of devices: on the emulated one, or on the GPU that BERTSTREAM_TEST_DEVICE names (`cuda:0`).
+pub fn device(
+    config: &ModelConfig,
+    optimizer: Optimizer,
+    weights: &[f32],
+    precision: Precision,
+    recompute: bool,
+) -> Box<dyn Engine> {
+    let weights = weights.to_vec();
+    #[cfg(feature = "cuda")]
+    if let Ok(name) = std::env::var("BERTSTREAM_TEST_DEVICE") {
+        let number = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("cuda:N");
+        let device = bertstream::model::device::cuda::Cuda::open(number).unwrap();
+        return Box::new(
+            DeviceEngine::new(device, config, optimizer, weights, precision, recompute).unwrap(),
+        );
+    }
+    let device = Emulated::new();
+    Box::new(DeviceEngine::new(device, config, optimizer, weights, precision, recompute).unwrap())
 }
 
 /// The pass of a batch that is a whole step by itself.

@@ -188,6 +188,9 @@ fn engines_agree() {
             vec![40, 1, 17, 33],
         ),
         (ModelConfig { hidden: 33, heads: 3, init: Init::Bert, ..tiny_bert(0.2) }, 35, vec![35, 31, 2]),
+        // Widths that a device's kernels load four numbers at a time of.
+        (ModelConfig { hidden: 128, heads: 2, layers: 1, ..tiny(0.1) }, 70, vec![70, 3]),
+        (ModelConfig { hidden: 256, heads: 8, layers: 1, ..tiny_bert(0.1) }, 20, vec![20, 7]),
     ];
     for (config, seq_len, lengths) in shapes {
         let mut batch = batch(&config, seq_len, &lengths);

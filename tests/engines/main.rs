@@ -8,6 +8,7 @@
 mod common;
 
 mod batches;
+mod device;
 mod dropout;
 mod gradients;
 mod updates;

@@ -26,8 +26,7 @@ fn hidden_states() {
     let golden = Golden::read(GOLDEN, Arch::Bert);
     let batch = golden.batch();
     let width = golden.config.hidden;
-    let cpu = candle_core::Device::Cpu;
-    let graph = GraphEngine::new(&golden.config, ADAMW, golden.column("param"), cpu).unwrap();
+    let graph = GraphEngine::new(&golden.config, ADAMW, golden.column("param")).unwrap();
     let mut fused =
         FusedEngine::new(&golden.config, ADAMW, golden.column("param"), Precision::F32, 2).unwrap();
     let real = |column: &[f32]| -> Vec<f32> {

@@ -3,7 +3,7 @@
 
 use bertstream::model::{Arch, Engine, FusedEngine, Optimizer, Precision};
 
-use crate::common::whole_step;
+use crate::common::{device, whole_step};
 use crate::file::Golden;
 
 const REFERENCE: &[u8] = include_bytes!("../../fixtures/golden/seed_bertlm.safetensors");
@@ -21,16 +21,25 @@ fn losses_and_gradients_are_within_the_rounding() {
     for (arch, bytes) in [(Arch::Reference, REFERENCE), (Arch::Bert, BERT)] {
         let golden = Golden::read(bytes, arch);
         let batch = golden.batch();
-        let run = |precision| {
-            let weights = golden.column("param");
-            let optimizer = Optimizer::default();
-            let mut engine = FusedEngine::new(&golden.config, optimizer, weights, precision, 2).unwrap();
+        let run = |mut engine: Box<dyn Engine>| {
             let outcome = engine.accumulate(&batch, &whole_step(&batch, 1)).unwrap();
             (outcome.loss(), engine.gradients().unwrap())
         };
-        let ((exact, _), (loss, gradients)) = (run(Precision::F32), run(Precision::Bf16));
-        assert!((loss / exact - 1.0).abs() < 2e-3, "{arch:?}: loss {loss} beside {exact}");
-        let off = distance(&gradients, &golden.column("grad"));
-        assert!((1e-5..1e-2).contains(&off), "{arch:?}: gradients are off by {off}");
+        let (config, optimizer, weights) = (&golden.config, Optimizer::default(), golden.column("param"));
+        let fused = |precision| {
+            FusedEngine::new(config, optimizer, weights.clone(), precision, 2).map(Box::new).unwrap()
+        };
+        let (exact, _) = run(fused(Precision::F32));
+        let rounded: [(_, Box<dyn Engine>); 2] = [
+            ("fused", fused(Precision::Bf16)),
+            ("device", device(config, optimizer, &weights, Precision::Bf16, false)),
+        ];
+        for (name, engine) in rounded {
+            let (loss, gradients) = run(engine);
+            assert!((loss / exact - 1.0).abs() < 2e-3, "{name}, {arch:?}: loss {loss} beside {exact}");
+            let off = distance(&gradients, &golden.column("grad"));
+            println!("{name}, {arch:?}: loss {loss} beside {exact}, gradients are off by {off:.1e}");
+            assert!((1e-5..1e-2).contains(&off), "{name}, {arch:?}: gradients are off by {off}");
+        }
     }
 }

@@ -31,8 +31,7 @@ fn learning_rate(hidden: usize, step: u64) -> f64 {
 #[test]
 fn every_layers_output() {
     let golden = Golden::read(GOLDEN, Arch::Reference);
-    let cpu = candle_core::Device::Cpu;
-    let graph = GraphEngine::new(&golden.config, ADAM, golden.column("param"), cpu).unwrap();
+    let graph = GraphEngine::new(&golden.config, ADAM, golden.column("param")).unwrap();
     let batch = golden.batch();
     let mut fused =
         FusedEngine::new(&golden.config, ADAM, golden.column("param"), Precision::F32, 2).unwrap();

@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::super::output::print;
-use super::super::train::cores;
+use super::super::train::ComputeFlags;
 use super::peak_rss_bytes;
 use crate::collate::HostBatch;
-use crate::model::{
-    Arch, Engine, FusedEngine, Init, Layout, ModelConfig, Optimizer, Pass, Precision, Update,
-    published_positions,
-};
+use crate::model::{Arch, Init, Layout, ModelConfig, Optimizer, Pass, Update, published_positions};
+use crate::train::engine;
 use crate::train::probe::full_batch;
 use crate::{Error, Result};
 
@@ -41,12 +39,8 @@ pub struct Args {
     /// Dropout rate.
     #[arg(long, value_name = "P", default_value_t = 0.1)]
     dropout: f32,
-    /// What matrix products compute in.
-    #[arg(long, value_name = "NAME", default_value = "f32")]
-    precision: Precision,
-    /// Threads of the engine; 0 takes all cores.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    compute: ComputeFlags,
     /// Steps that are timed, after two that are not.
     #[arg(long, value_name = "N", default_value_t = 10)]
     steps: u64,
@@ -71,13 +65,10 @@ pub fn run(args: &Args) -> Result<()> {
     if args.seq_len < 4 || args.batch_size == 0 || args.vocab_size < 8 || args.steps == 0 {
         return Err(Error::usage("--seq-len from 4, --vocab-size from 8, --batch-size and --steps from 1"));
     }
-    let threads = match args.threads {
-        0 => cores(),
-        n => n,
-    };
+    let (compute, threads) = args.compute.over(None)?;
     let weights = Layout::new(&config).initial_weights(1);
     let parameters = weights.len();
-    let mut engine = FusedEngine::new(&config, Optimizer::default(), weights, args.precision, threads)?;
+    let mut engine = engine::build(compute, &config, Optimizer::default(), weights, threads)?;
     let batch = full_batch(args.batch_size, args.seq_len, args.vocab_size);
     let mut seconds = vec![];
     for step in 1..=args.steps + 2 {
@@ -108,8 +99,9 @@ pub fn run(args: &Args) -> Result<()> {
             "gflops": gflops,
             "peak_rss_bytes": rss,
             "parameters": parameters,
-            "precision": args.precision,
-            "products": FusedEngine::products(args.precision),
+            "device": compute.device,
+            "precision": compute.precision,
+            "products": compute.products(),
             "threads": threads,
             "steps": args.steps,
         });
@@ -122,7 +114,7 @@ pub fn run(args: &Args) -> Result<()> {
             args.steps,
             seconds[0],
             tokens as f64 / median,
-            FusedEngine::products(args.precision),
+            compute.products(),
             parameters,
             rss as f64 / 1048576.0
         ))?;

@@ -215,16 +215,20 @@ pub struct ComputeFlags {
     /// Implementation of the model [default: fused].
     #[arg(long, value_name = "NAME")]
     pub engine: Option<EngineKind>,
-    /// auto, cpu or cuda:N; CUDA with --engine graph [default: auto].
+    /// auto, cpu or cuda:N; auto is the first GPU where there is one [default: auto].
     #[arg(long, value_name = "NAME", value_parser = device)]
     pub device: Option<DeviceFlag>,
-    /// What matrix products compute in: f32, or bf16 with sums in f32, several times as fast on processors
+    /// What matrix products compute in: f32, or bf16 with sums in f32, several times as fast on GPUs and on processors
     /// with instructions for it [default: f32].
     #[arg(long, value_name = "NAME", hide_possible_values = true)]
     pub precision: Option<Precision>,
     /// Threads of the arithmetic [default: the cores].
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
+    /// On a GPU, compute a block's activations again in the backward pass: the same numbers in less memory, a third
+    /// more time.
+    #[arg(long)]
+    pub recompute: bool,
     /// The reference's spelling of `--device auto` (true) and `--device cpu` (false).
     #[arg(long, alias = "with_cuda", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
           value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set,
@@ -283,6 +287,7 @@ impl ComputeFlags {
             (Some(DeviceFlag::Auto), ..) | (_, Some(true), _) => DeviceChoice::auto(engine),
             (None, None, None) => base.map_or_else(|| DeviceChoice::auto(engine), |b| b.device),
         };
-        Ok((Compute { engine, device, precision }, self.threads.unwrap_or_else(cores)))
+        let recompute = self.recompute || base.is_some_and(|b| b.recompute && device == b.device);
+        Ok((Compute { engine, device, precision, recompute }, self.threads.unwrap_or_else(cores)))
     }
 }

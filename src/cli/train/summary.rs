@@ -9,10 +9,10 @@ use super::super::bottleneck::{Situation, bottleneck};
 use super::super::log;
 use super::super::output::{bytes, counted, grouped, print, seconds, tell_row};
 use super::{Done, Opened};
-use crate::model::{Arch, Engine, FusedEngine};
+use crate::model::{Arch, Engine};
 use crate::train::checkpoint::Progress;
 use crate::train::{
-    DeviceChoice, Ending, EngineKind, EvaluationRecord, RunConfig, RunDir, Runtime, StepRecord, Stop, Survey,
+    DeviceChoice, Ending, EvaluationRecord, RunConfig, RunDir, Runtime, StepRecord, Stop, Survey,
     TensorBoard, memory, tensorboard,
 };
 use crate::{Error, ErrorKind, Result};
@@ -71,10 +71,7 @@ pub fn estimate(engine: &mut dyn Engine, survey: &Survey, accumulate: usize, ste
 fn describe(config: &RunConfig, opened: &Opened, run: &RunDir, survey: &Survey) {
     let Survey { epoch, tokens_per_sample, .. } = survey;
     let about = if epoch.exact { "" } else { "about " };
-    let products = match config.compute.engine {
-        EngineKind::Fused => FusedEngine::products(config.compute.precision),
-        EngineKind::Graph => "f32",
-    };
+    let products = config.compute.products();
     let Runtime { workers, threads, .. } = config.runtime;
     tell_row(
         "model",

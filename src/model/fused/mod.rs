@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::layout::{BlockRanges, OuterRanges};
 use super::{
     Arch, Engine, Layout, ModelConfig, Optimizer, Outcome, Pass, Precision, Predictions, State, Update,
-    Updated,
+    Updated, weight_of,
 };
 use crate::collate::HostBatch;
 use crate::sample::PairLabel;
@@ -273,7 +273,7 @@ impl FusedEngine {
         };
         for (x, &label) in features.chunks_exact(self.config.hidden).zip(&batch.pairs) {
             let log_probabilities = pair_log_probabilities(&model, x);
-            count_pair(log_probabilities, label, &mut outcome);
+            outcome.count_pair(log_probabilities, label);
             if let Some(predictions) = predictions.as_deref_mut() {
                 predictions.nsp.extend_from_slice(&log_probabilities);
             }
@@ -323,7 +323,7 @@ impl FusedEngine {
                 continue;
             }
             let log_probabilities = pair_log_probabilities(&model, x);
-            count_pair(log_probabilities, label, &mut outcome);
+            outcome.count_pair(log_probabilities, label);
             for (class, log_probability) in log_probabilities.into_iter().enumerate() {
                 let target = if class == label as usize { 1.0 } else { 0.0 };
                 let d = nsp_weight * (log_probability.exp() - target);
@@ -424,13 +424,7 @@ impl Engine for FusedEngine {
     }
 
     fn restore(&mut self, state: State) -> Result<()> {
-        let lengths = [state.weights.len(), state.first.len(), state.second.len()];
-        if lengths != [self.layout.len(); 3] {
-            return Err(Error::internal(format!(
-                "a state of {lengths:?} values for a model of {} parameters",
-                self.layout.len()
-            )));
-        }
+        state.check(&self.layout)?;
         self.state = state;
         self.gradients = vec![0.0; self.layout.len()];
         Ok(())
@@ -452,11 +446,6 @@ fn thread_pool(threads: usize) -> Result<rayon::ThreadPool> {
         .thread_name(|i| format!("train-{i}"))
         .build()
         .map_err(|e| Error::internal("cannot start the engine's threads").caused_by(e))
-}
-
-/// The weight of one summand in a mean over `count`; 0 where there is none, so that no loss is no gradient.
-fn weight_of(count: usize) -> f32 {
-    if count == 0 { 0.0 } else { 1.0 / count as f32 }
 }
 
 /// Places and labels, as many at a time as the vocabulary head takes.
@@ -493,16 +482,6 @@ fn pair_log_probabilities(model: &Model<'_>, x: &[f32]) -> [f32; 2] {
     let max = logits[0].max(logits[1]);
     let log_sum = max + ((logits[0] - max).exp() + (logits[1] - max).exp()).ln();
     logits.map(|logit| logit - log_sum)
-}
-
-fn count_pair(log_probabilities: [f32; 2], label: PairLabel, outcome: &mut Outcome) {
-    if label == PairLabel::None {
-        return;
-    }
-    outcome.pairs += 1;
-    outcome.nsp_loss_sum -= f64::from(log_probabilities[label as usize]);
-    let guess = usize::from(log_probabilities[1] > log_probabilities[0]);
-    outcome.nsp_correct += u64::from(guess == label as usize);
 }
 
 /// Where the masked positions of a batch lie, given where its samples begin.

@@ -2,9 +2,8 @@
 //!
 //! Takes [`HostBatch`]es, gives losses and gradients. This is the readable engine: `forward`, `reference` and
 //! `bert` state the arithmetic line by line, and nothing is written by hand for speed. It is the oracle that
-//! other engines are compared with, and the way to any device that candle knows. Weights live on the device,
-//! one variable per named parameter; gradients and moments are flat columns on the host, where [`Optimizer`]
-//! works on them. Knows nothing of how batches come about or when steps are taken.
+//! other engines are compared with. Weights are one variable per named parameter; gradients and moments are flat
+//! columns, where [`Optimizer`] works on them. Knows nothing of how batches come about or when steps are taken.
 
 use candle_core::{Device, Tensor, Var};
 
@@ -15,7 +14,7 @@ use super::{
 };
 use crate::collate::HostBatch;
 use crate::sample::PairLabel;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 mod bert;
 mod forward;
@@ -26,7 +25,6 @@ pub struct GraphEngine {
     config: ModelConfig,
     optimizer: Optimizer,
     layout: Layout,
-    device: Device,
     /// One variable per parameter, in the layout's order; always equal to `state.weights`.
     variables: Vec<Var>,
     state: State,
@@ -38,23 +36,18 @@ impl GraphEngine {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Usage`] where the shape cannot be built, [`crate::ErrorKind::Internal`] where
-    /// the number of weights is not the layout's or the device refuses them.
-    pub fn new(
-        config: &ModelConfig,
-        optimizer: Optimizer,
-        weights: Vec<f32>,
-        device: Device,
-    ) -> Result<Self> {
+    /// the number of weights is not the layout's.
+    pub fn new(config: &ModelConfig, optimizer: Optimizer, weights: Vec<f32>) -> Result<Self> {
         config.check()?;
         let layout = Layout::new(config);
         let zeros = vec![0.0; layout.len()];
         let state = State { weights, first: zeros.clone(), second: zeros.clone() };
-        check_state(&layout, &state)?;
+        state.check(&layout)?;
         let variables = (layout.parameters().iter())
-            .map(|p| Var::from_slice(&state.weights[p.range.clone()], p.shape.as_slice(), &device))
+            .map(|p| Var::from_slice(&state.weights[p.range.clone()], p.shape.as_slice(), &Device::Cpu))
             .collect::<candle_core::Result<_>>()
-            .map_err(|error| failed("cannot place the weights on the device", error))?;
-        Ok(Self { config: config.clone(), optimizer, layout, device, variables, state, gradients: zeros })
+            .map_err(|error| failed("cannot make tensors of the weights", error))?;
+        Ok(Self { config: config.clone(), optimizer, layout, variables, state, gradients: zeros })
     }
 
     /// The residual stream with dropout off: after the embedding, then after each block. Each column has
@@ -84,7 +77,7 @@ impl GraphEngine {
         dropout: Option<Dropout>,
     ) -> Forward<'a> {
         let weights = Weights { layout: &self.layout, tensors };
-        Forward { config: &self.config, weights, batch, dropout, device: &self.device }
+        Forward { config: &self.config, weights, batch, dropout, device: &Device::Cpu }
     }
 
     /// Adds the gradients of `loss` to the host's column.
@@ -103,13 +96,13 @@ impl GraphEngine {
         Ok(())
     }
 
-    /// Brings the host's weights to the device.
+    /// Brings the flat column's weights to the variables.
     fn upload(&self) -> Result<()> {
         for (parameter, variable) in self.layout.parameters().iter().zip(&self.variables) {
             let weights = &self.state.weights[parameter.range.clone()];
-            Tensor::from_slice(weights, parameter.shape.as_slice(), &self.device)
+            Tensor::from_slice(weights, parameter.shape.as_slice(), &Device::Cpu)
                 .and_then(|weights| variable.set(&weights))
-                .map_err(|error| failed("cannot place the weights on the device", error))?;
+                .map_err(|error| failed("cannot make tensors of the weights", error))?;
         }
         Ok(())
     }
@@ -179,7 +172,7 @@ impl Engine for GraphEngine {
     }
 
     fn restore(&mut self, state: State) -> Result<()> {
-        check_state(&self.layout, &state)?;
+        state.check(&self.layout)?;
         self.state = state;
         self.gradients.fill(0.0);
         self.upload()
@@ -264,29 +257,7 @@ fn first_trained(parameter: &Parameter) -> usize {
     if parameter.frozen_row() { parameter.shape[1] } else { 0 }
 }
 
-/// Refuses a state whose columns are not the layout's.
-fn check_state(layout: &Layout, state: &State) -> Result<()> {
-    for (what, column) in
-        [("weights", &state.weights), ("first moments", &state.first), ("second moments", &state.second)]
-    {
-        if column.len() != layout.len() {
-            return Err(Error::internal(format!(
-                "model: {} {what} given where the layout has {} parameters",
-                column.len(),
-                layout.len()
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// candle's error as ours. That a device is out of memory is told by nothing but its text
-/// (`CUDA_ERROR_OUT_OF_MEMORY`, "out of memory").
+/// candle's error as ours.
 fn failed(doing: &str, error: candle_core::Error) -> Error {
-    let text = error.to_string().to_lowercase().replace('_', " ");
-    let kind = match text.contains("out of memory") {
-        true => ErrorKind::OutOfMemory,
-        false => ErrorKind::Internal,
-    };
-    Error::new(kind, format!("model: {doing}")).caused_by(error)
+    Error::internal(format!("model: {doing}")).caused_by(error)
 }
