@@ -47,7 +47,7 @@ fn optimizer_update(bencher: Bencher<'_, '_>) {
 }
 
 /// The choice of 19 of 125 tokens and what becomes of them: the mask of a sample of 128.
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn mask_of_128_tokens(bencher: Bencher<'_, '_>) {
     let (mut candidates, mut sample) = (Vec::with_capacity(128), 0);
     bencher.bench_local(|| {
