@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use multiversion::multiversion;
+
 use super::{Corruption, mask, words};
 use super::{MaskCount, MaskUnit, SampleConfig};
 use crate::rng::SampleRng;
@@ -18,6 +20,8 @@ pub struct Masker<'p> {
     specials: Specials,
     /// Ids above this one have no role: the usual answer in one comparison.
     highest_special: u32,
+    /// Each number at its own place, as far as the longest row reached.
+    numbers: Vec<u32>,
     /// Positions that may be predicted, then those that are.
     masked: Vec<u32>,
     labels: Vec<u32>,
@@ -56,6 +60,7 @@ impl<'p> Masker<'p> {
             config,
             specials,
             highest_special: [unknown, separator, classify, mask].into_iter().fold(pad, u32::max),
+            numbers: Vec::new(),
             masked: Vec::new(),
             labels: Vec::new(),
             corruptions: Vec::new(),
@@ -93,13 +98,14 @@ impl<'p> Masker<'p> {
     fn find_candidates(&mut self, ids: &mut [u32], texts: [TextOfRow<'_>; 2]) {
         let Specials { pad, unknown, separator, classify, mask } = self.specials;
         self.masked.clear();
+        self.numbers.extend(self.numbers.len() as u32..ids.len() as u32);
         if let Some(words) = &mut self.words {
             words.clear();
         }
         for (places, begins) in texts {
-            let lowest = ids[places.clone()].iter().fold(u32::MAX, |lowest, &id| lowest.min(id));
-            if self.words.is_none() && lowest > self.highest_special {
-                self.masked.extend(places.start as u32..places.end as u32);
+            if self.words.is_none() && lowest(&ids[places.clone()]) > self.highest_special {
+                // Copied, which takes several at a time; counting up takes one.
+                self.masked.extend_from_slice(&self.numbers[places]);
                 continue;
             }
             if let Some(words) = &mut self.words {
@@ -165,4 +171,10 @@ impl<'p> Masker<'p> {
             };
         }
     }
+}
+
+/// The lowest id, of none the highest there is.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
+fn lowest(ids: &[u32]) -> u32 {
+    ids.iter().fold(u32::MAX, |lowest, &id| lowest.min(id))
 }
