@@ -178,15 +178,16 @@ impl<D: Device> DeviceEngine<D> {
         Ok(())
     }
 
+    /// One block: gradients of its parameters, and of its input in the stream (with norms behind the sublayers, in stream
+    /// and `narrow`).
     fn block_backward(&mut self, loaded: &Loaded, layer: usize) -> Result<()> {
         let (memory, block) = (&loaded.memory, loaded.memory.blocks[layer]);
         let ranges = self.blocks[layer].clone();
-        let (t, h, ff) = (loaded.tokens, self.config.hidden, self.config.feed_forward());
-        let (branch, narrow, [gradient, activated]) = (memory.branch, memory.narrow, memory.wide);
+        let (t, h, branch, narrow) = (loaded.tokens, self.config.hidden, memory.branch, memory.narrow);
         let post_norm = self.is_post_norm();
         let is_last = layer + 1 == self.config.layers;
         let behind = self.behind_attention(loaded, layer);
-        let (rows, coordinates) = behind;
+        let (rows, _) = behind;
         let (stream, context) = match is_last {
             true => (memory.selected_stream, memory.selected_context),
             false => (memory.stream, block.context),
@@ -205,22 +206,7 @@ impl<D: Device> DeviceEngine<D> {
             self.norm_backward_of(loaded, &end, behind)?;
         }
 
-        let w2 = self.operand(&ranges.w2_weight);
-        self.linear_backward([branch, w2, gradient], [rows, ff, h], self.kind)?;
-        let activate = arguments![
-            [gradient, block.inner, self.weight(&ranges.w1_bias), coordinates],
-            [activated, memory.partials],
-            self.reference_dropout(&loaded.dropouts, DropoutSite::FeedForward(layer)),
-            [rows as u32, ff as u32],
-        ];
-        self.over_columns("activate_backward", rows, ff, &activate)?;
-        self.add_partials(loaded, rows, ff, [Some(&ranges.w1_bias), None, None])?;
-        let (dw2, dw1) = (self.gradient(&ranges.w2_weight), self.gradient(&ranges.w1_weight));
-        self.add_weight_gradient([branch, activated, dw2], [rows, ff, h])?;
-        self.add_weight_gradient([gradient, block.operand2, dw1], [rows, h, ff])?;
-        let w1 = self.operand(&ranges.w1_weight);
-        self.linear_backward([gradient, w1, narrow], [rows, h, ff], self.kind)?;
-
+        self.feed_forward_backward(loaded, layer)?;
         let (input, moments, [gain, shift]) = if post_norm {
             (block.middle, block.moments1, [&ranges.norm1_gain, &ranges.norm1_shift])
         } else {
@@ -271,6 +257,30 @@ impl<D: Device> DeviceEngine<D> {
             inner,
         };
         self.norm_backward(loaded, &start)
+    }
+
+    /// From the gradient of the feed-forward layer's output in `branch` to that of its input in `narrow`.
+    fn feed_forward_backward(&mut self, loaded: &Loaded, layer: usize) -> Result<()> {
+        let (memory, block) = (&loaded.memory, loaded.memory.blocks[layer]);
+        let ranges = self.blocks[layer].clone();
+        let (h, ff) = (self.config.hidden, self.config.feed_forward());
+        let (branch, narrow, [gradient, activated]) = (memory.branch, memory.narrow, memory.wide);
+        let (rows, coordinates) = self.behind_attention(loaded, layer);
+        let w2 = self.operand(&ranges.w2_weight);
+        self.linear_backward([branch, w2, gradient], [rows, ff, h], self.kind)?;
+        let activate = arguments![
+            [gradient, block.inner, self.weight(&ranges.w1_bias), coordinates],
+            [activated, memory.partials],
+            self.reference_dropout(&loaded.dropouts, DropoutSite::FeedForward(layer)),
+            [rows as u32, ff as u32],
+        ];
+        self.over_columns("activate_backward", rows, ff, &activate)?;
+        self.add_partials(loaded, rows, ff, [Some(&ranges.w1_bias), None, None])?;
+        let (dw2, dw1) = (self.gradient(&ranges.w2_weight), self.gradient(&ranges.w1_weight));
+        self.add_weight_gradient([branch, activated, dw2], [rows, ff, h])?;
+        self.add_weight_gradient([gradient, block.operand2, dw1], [rows, h, ff])?;
+        let w1 = self.operand(&ranges.w1_weight);
+        self.linear_backward([gradient, w1, narrow], [rows, h, ff], self.kind)
     }
 
     /// From the selected tokens to all: gradients of the residual stream, and of the context, whose place is given. Those
