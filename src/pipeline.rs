@@ -173,6 +173,13 @@ impl<'p> Plan<'p> {
         })
     }
 
+    /// About the memory of a unit, what a worker makes at a time: its text, and columns of its samples, which take
+    /// somewhat more than twice as much.
+    pub fn unit_bytes(&self) -> u64 {
+        let Cut { unit, .. } = Cut::new(self.corpus, self.sample);
+        4 * unit.min(sample::positions(self.corpus)).saturating_mul(corpus::mean_bytes(self.corpus))
+    }
+
     /// What makes the samples that the configuration describes.
     fn builder(&self) -> Result<Box<dyn SampleBuilder + 'p>> {
         sample::builder(self.corpus, self.tokenizer, self.sample)

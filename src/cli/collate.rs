@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::flags::Preset;
 use super::output::{self, Printer, grouped, json_line, percent, tell};
+use super::ram::{self, RamFlag};
 use super::sample::{EpochsFlag, LEGEND, SourceArgs, WorkersFlag, add_bottleneck, heading, summary};
 use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::Shape;
@@ -40,6 +41,8 @@ pub struct Args {
     epochs: EpochsFlag,
     #[command(flatten)]
     workers: WorkersFlag,
+    #[command(flatten)]
+    ram: RamFlag,
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -89,8 +92,12 @@ pub fn run(args: Args) -> Result<()> {
         let inputs: Vec<&Path> = corpora.chain([&*args.source.vocab]).collect();
         super::flags::keep_inputs(path, &inputs)?;
     }
-    let source = args.source.open()?;
+    if output.is_some() && args.ram.ram.is_some() {
+        return Err(Error::usage("--ram: --format safetensors holds all batches until it writes them"));
+    }
+    let source = args.source.open(args.ram)?;
     let plan = source.plan(args.workers.count());
+    let plan = Plan { workers: args.ram.part(plan, Some(&collate), 0)?.workers, ..plan };
     let Plan { corpus, tokenizer, .. } = plan;
     let specials = tokenizer.specials();
     let collate = source.padded(collate);
@@ -203,6 +210,7 @@ impl Count {
             padding: self.waste(),
             digest: self.digest.to_string(),
             seconds: elapsed.as_secs_f64(),
+            peak_rss_bytes: ram::status("VmHWM:"),
         }
     }
 }
@@ -219,6 +227,8 @@ struct Statistics {
     padding: f64,
     digest: String,
     seconds: f64,
+    /// The process' largest resident size, where the system tells it.
+    peak_rss_bytes: Option<u64>,
 }
 
 /// A batch for people: its shape, then its samples.

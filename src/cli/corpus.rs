@@ -10,8 +10,10 @@ use serde::Serialize;
 use super::flags::CorpusFlags;
 use super::log;
 use super::output::{Table, bytes, grouped, json_line, percent, print, seconds, share};
+use super::ram::{self, RamFlag};
 use crate::corpus::check::{
-    CheckConfig, Contents, Coverage, Covered, DocumentCoverage, RARE, Report, Spread, WordCounts, check,
+    CheckConfig, Contents, Coverage, Covered, DocumentCoverage, MEMORY, RARE, Report, Spread, WordCounts,
+    check,
 };
 use crate::corpus::{Corpus, CorpusConfig, Format, Shape, Source, Sources, TextCorpus};
 use crate::model::{Arch, Init, Layout, ModelConfig, published_positions};
@@ -54,6 +56,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    ram: RamFlag,
+    #[command(flatten)]
     corpus: CorpusFlags,
 }
 
@@ -63,6 +67,7 @@ pub fn run(args: Args) -> Result<()> {
     refuse(&args)?;
     let tokenizer = args.vocab.as_deref().map(vocab::load).transpose()?;
     let sources = args.corpus.resolve()?.file_by_file()?;
+    args.ram.refuse(&sources)?;
     let summaries = sources
         .iter()
         .map(|source| summary(&args, source, tokenizer.as_deref(), wants_check))
@@ -106,7 +111,8 @@ fn summary(
     let mut summary = Summary::of(&corpus, opened);
     summary.documents = documents(&corpus, args.limit);
     if wants_check {
-        let config = CheckConfig { seq_len: args.seq_len, batch_size: args.batch_size };
+        let memory = args.ram.for_counts(MEMORY, 0)?.min(MEMORY);
+        let config = CheckConfig { seq_len: args.seq_len, batch_size: args.batch_size, memory };
         let bar = log::bar(corpus.len(), "checking {wide_bar} {human_pos}/{human_len}, {eta} left");
         let report = check(&corpus, tokenizer, &config, &mut |documents| bar.set_position(documents))?;
         bar.finish_and_clear();
@@ -124,6 +130,7 @@ fn summary(
             summary.training = sizes.map(training).transpose()?;
         }
         summary.check = Some(report);
+        summary.peak_rss_bytes = ram::status("VmHWM:");
     }
     Ok(summary)
 }
@@ -195,6 +202,8 @@ struct Summary {
     check: Option<Report>,
     #[serde(skip_serializing_if = "Option::is_none")]
     training: Option<Training>,
+    /// The process' largest resident size, where the system tells it.
+    peak_rss_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -404,6 +413,7 @@ impl Summary {
             documents: Vec::new(),
             check: None,
             training: None,
+            peak_rss_bytes: ram::status("VmHWM:"),
         }
     }
 

@@ -29,6 +29,7 @@ mod log;
 mod man;
 mod output;
 mod quickstart;
+mod ram;
 mod rebuild;
 mod report;
 mod sample;

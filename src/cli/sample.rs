@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::bottleneck::{Situation, bottleneck};
 use super::flags::{CorpusFlags, Preset, SampleFlags, TokensFlag, spooled};
 use super::output::{Printer, Table, grouped, json_line, print, tell};
+use super::ram::RamFlag;
 use super::statistics::{statistics, tell_tally};
 use super::train::cores;
 use crate::collate::CollateConfig;
@@ -39,6 +40,8 @@ pub struct Args {
     epochs: EpochsFlag,
     #[command(flatten)]
     workers: WorkersFlag,
+    #[command(flatten)]
+    ram: RamFlag,
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -88,12 +91,13 @@ pub(super) struct SourceArgs {
 }
 
 impl SourceArgs {
-    /// Opens what samples are made of: the corpus with its ids, where they have been encoded.
-    pub fn open(&self) -> Result<Source> {
+    /// Opens what samples are made of, where that fits into `ram`: the corpus with its ids, where they have been encoded.
+    pub fn open(&self, ram: RamFlag) -> Result<Source> {
         let sample = self.sample.resolve(self.preset);
         sample.check()?;
         let tokenizer = vocab::load(&self.vocab)?;
         let (sources, spool) = spooled(self.corpus.resolve()?)?;
+        ram.refuse(&sources)?;
         let (corpus, _) = self.tokens.open(&sources, tokenizer.as_ref())?;
         let sample = sample.for_corpus(corpus.as_ref());
         Ok(Source { tokenizer, corpus, sample, _spool: spool })
@@ -132,8 +136,9 @@ enum Format {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<()> {
-    let source = args.source.open()?;
+    let source = args.source.open(args.ram)?;
     let plan = source.plan(args.workers.count());
+    let plan = Plan { workers: args.ram.part(plan, None, 0)?.workers, ..plan };
     let Plan { corpus, tokenizer, .. } = plan;
     let format = if args.json { Format::Jsonl } else { args.format };
     let limit = args.limit.unwrap_or(u64::MAX);

@@ -9,9 +9,10 @@ use serde_json::json;
 use super::flags::{CorpusFlags, is_standard_input, keep_inputs, keep_standard_input, with_standard_input};
 use super::log;
 use super::output::{Table, bytes, grouped, print, seconds};
+use super::ram::RamFlag;
 use super::train::cores;
 use crate::corpus::Shape;
-use crate::corpus::tokens::{Header, Writer, beside};
+use crate::corpus::tokens::{BLOCK_TEXT, Header, Writer, beside};
 use crate::pipeline::encode_blocks;
 use crate::{Error, Result, vocab};
 
@@ -31,6 +32,8 @@ pub struct Args {
     /// Print the summary as one line of JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    ram: RamFlag,
     #[command(flatten)]
     corpus: CorpusFlags,
 }
@@ -52,6 +55,7 @@ pub fn run(args: Args) -> Result<()> {
         sources = with_standard_input(sources, &text)?;
         kept_text = Some(text);
     }
+    args.ram.refuse(&sources)?;
     let (corpus, sources) = sources.open()?;
     if corpus.shape() == Shape::Samples {
         return Err(Error::usage(format!("corpus {sources}: samples have their ids already")));
@@ -69,7 +73,8 @@ pub fn run(args: Args) -> Result<()> {
         log::bar(header.documents(), "encoding {wide_bar} {pos}/{len} documents, {per_sec}, {eta} left");
     bar.set_position(kept);
     let (mut tokens, mut malformed) = (0, 0);
-    encode_blocks(&*corpus, &*tokenizer, &header, first, args.workers.unwrap_or_else(cores), |block| {
+    let workers = args.ram.encoders(&*tokenizer, BLOCK_TEXT, args.workers.unwrap_or_else(cores))?;
+    encode_blocks(&*corpus, &*tokenizer, &header, first, workers, |block| {
         tokens += block.tokens;
         malformed += block.malformed;
         writer.push(&block)?;

@@ -114,7 +114,7 @@ fn warnings(report: &Report, summary: &Summary, asked: usize) -> Vec<String> {
     let mut warnings = Vec::new();
     if report.words_seen < report.words {
         warnings.push(format!(
-            "{} of the words were trained on, the most frequent ones; --min-freq and --memory leave out the \
+            "{} of the words were trained on, the most frequent ones; --min-freq and --ram leave out the \
              rest, and so does a word of more than 64 kB",
             percent(share(report.words_seen, report.words))
         ));
@@ -161,7 +161,7 @@ fn report_text(
     table.row("cut", format!("{:.3} tokens a word of this text", report.tokens_per_word));
     table.row("read", format!("{} in {}", bytes(summary.bytes), seconds(elapsed.as_secs_f64())));
     if summary.spilled > 0 {
-        table.row("to disk", format!("{} of counts (--memory)", bytes(summary.spilled)));
+        table.row("to disk", format!("{} of counts (--ram)", bytes(summary.spilled)));
     }
     table.row("written", output.display());
     format!(

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::flags::{Preset, SourceArg, is_compressed, is_standard_input, sources_at};
 use super::log;
 use super::output::{Table, bytes, grouped, percent, print, seconds, share};
+use super::ram::{self, RamFlag};
 use super::train::cores;
 use crate::corpus::{Corpus, CorpusConfig, Format, Sources, TextReader, files};
 use crate::text::{Encoding, OnBadBytes};
@@ -85,18 +86,20 @@ pub(super) struct TextArgs {
     /// Threads that count [default: the number of cores]; 0 counts without any. The result is the same.
     #[arg(short = 'w', long, value_name = "N", value_parser = super::flags::workers)]
     pub workers: Option<usize>,
-    /// Memory for counted words, in MiB. What does not fit goes to temporary files (in TMPDIR); the counts
-    /// are the same.
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
-    pub memory: usize,
+    #[command(flatten)]
+    pub ram: RamFlag,
 }
+
+/// Memory for counted words where there is no budget. What does not fit goes to temporary files.
+const MEMORY: u64 = 1 << 30;
+
+/// What counting takes beside its tables: chunks of text, and a piece of each run on the disk while they are merged.
+const BUFFERS: u64 = 12 << 20;
 
 impl TextArgs {
     /// How these flags count tokens of a kind.
     pub fn resolve(&self, kind: Kind) -> Result<CountConfig> {
-        let memory = self.memory.checked_mul(1 << 20).filter(|&bytes| bytes > 0).ok_or_else(|| {
-            Error::usage(format!("--memory {} MiB: give 1 or more, as much as there is", self.memory))
-        })?;
+        let memory = usize::try_from(self.ram.for_counts(MEMORY, BUFFERS)?).unwrap_or(usize::MAX);
         Ok(CountConfig {
             kind,
             encoding: Encoding::for_label(&self.encoding)?,
@@ -342,7 +345,7 @@ fn report_text(
         format!("{embedding} parameters at hidden size {HIDDEN}, as many again in the head"),
     );
     if summary.spilled > 0 {
-        table.row("to disk", format!("{} of counts (--memory)", bytes(summary.spilled)));
+        table.row("to disk", format!("{} of counts (--ram)", bytes(summary.spilled)));
     }
     if let Some(output) = output {
         table.row("written", output.display());
@@ -356,6 +359,7 @@ fn report_json(summary: &Summary, vocabulary: &dyn Tokenizer, elapsed: Duration,
     report["tokens"] = vocabulary.len().into();
     report["unknown_rate"] = share(summary.unknown, summary.words).into();
     report["seconds"] = elapsed.as_secs_f64().into();
+    report["peak_rss_bytes"] = ram::status("VmHWM:").into();
     report["mb_per_second"] = megabytes_per_second(summary.bytes, elapsed).into();
     report["embedding_parameters_at_hidden_256"] = (vocabulary.len() * HIDDEN).into();
     report["fingerprint"] = format!("{:016x}", vocabulary.fingerprint()).into();

@@ -19,13 +19,6 @@ use crate::vocab::{Encoder, Tokenizer};
 /// How many places are named for each kind of finding.
 const PLACES: usize = 5;
 
-/// Lines whose hashes are kept to find duplicates exactly; beyond that, one line in 2, 4, 8, ... is looked at.
-/// This many fill a table of 2^22 places, about 100 MiB.
-const DUPLICATE_BUDGET: usize = (1 << 22) / 8 * 7;
-
-/// The same for words, of which a text has fewer: 2^20 places, about 25 MiB.
-const WORD_BUDGET: usize = (1 << 20) / 8 * 7;
-
 /// Words and tokens that come fewer times than this are told as rare: too few to learn much of.
 pub const RARE: u64 = 10;
 
@@ -42,6 +35,21 @@ pub struct CheckConfig {
     pub seq_len: usize,
     /// Samples in a batch, for the padding.
     pub batch_size: usize,
+    /// Bytes for the hashes by which duplicates and words are counted: beyond that they are estimates.
+    pub memory: u64,
+}
+
+/// Bytes for hashes where nobody says otherwise; while tables grow it is half as much again.
+pub const MEMORY: u64 = 132 << 20;
+
+/// Of a place in a table of hashes.
+const BYTES_OF_A_PLACE: u64 = 25;
+
+/// How many hashes are kept within so many bytes: one less than a table holds, which has a power of two of places and
+/// grows when seven eighths are full.
+fn hashes_within(bytes: u64) -> usize {
+    let places = (bytes / BYTES_OF_A_PLACE).max(64);
+    (1_usize << places.ilog2()) / 8 * 7 - 1
 }
 
 /// How often something was seen, and where first.
@@ -274,8 +282,9 @@ pub fn check(
     let mut refusals = Refusals::default();
     let mut crlf = Finding::default();
     let mut stray_byte_order_marks = Finding::default();
-    let mut copies = Copies::new(DUPLICATE_BUDGET);
-    let mut distinct_words = Copies::new(WORD_BUDGET);
+    // A text has fewer different words than lines.
+    let mut copies = Copies::new(hashes_within(config.memory / 5 * 4));
+    let mut distinct_words = Copies::new(hashes_within(config.memory / 5));
     let mut line_bytes = Lengths::default();
     let mut words = [Lengths::default(), Lengths::default()];
     let mut sentences = Lengths::default();
@@ -640,7 +649,7 @@ mod tests {
         check(&TextCorpus::open(&open).unwrap(), Some(&letters), &config, &mut |_| {}).unwrap()
     }
 
-    const CONFIG: CheckConfig = CheckConfig { seq_len: 8, batch_size: 2 };
+    const CONFIG: CheckConfig = CheckConfig { seq_len: 8, batch_size: 2, memory: MEMORY };
 
     #[test]
     fn every_kind_of_bad_line_is_counted_and_named() {
@@ -731,6 +740,14 @@ mod tests {
         assert_eq!((found.lines, found.documents, found.refused), (6, 1, 5));
         let at: Vec<_> = found.refusals.named().map(|(_, finding)| finding.lines.clone())[8..].to_vec();
         assert_eq!(at, [vec![5, 6], vec![3], vec![2], vec![4]]);
+    }
+
+    #[test]
+    fn hashes_take_what_memory_they_may() {
+        let (places, words) = (1 << 22, 1 << 20);
+        assert_eq!(hashes_within(MEMORY / 5 * 4), places / 8 * 7 - 1);
+        assert_eq!(hashes_within(MEMORY / 5), words / 8 * 7 - 1);
+        assert_eq!((hashes_within(25 * 128), hashes_within(0)), (111, 55));
     }
 
     #[test]

@@ -186,6 +186,11 @@ impl TextFile {
         Ok(Record { line, size, raw: kept.cut(place) })
     }
 
+    /// Bounds the bytes that are kept of what was announced.
+    pub fn keep_at_most(&self, bytes: u64) {
+        self.bytes.keep_at_most(bytes);
+    }
+
     /// Tells that these records are wanted soon.
     pub fn announce(&self, records: Range<u64>) {
         if records.start < records.end && records.end <= self.used {

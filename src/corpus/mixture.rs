@@ -158,6 +158,11 @@ impl Corpus for Mixture {
             }
         }
     }
+
+    fn keep_at_most(&self, bytes: u64) {
+        let each = bytes / self.parts.len().max(1) as u64;
+        self.parts.iter().for_each(|part| part.corpus.keep_at_most(each));
+    }
 }
 
 #[cfg(test)]

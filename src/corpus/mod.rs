@@ -147,6 +147,9 @@ pub trait Corpus: Send + Sync {
     /// Tells that these documents are wanted soon. A hint: nothing waits for it, and nothing depends on it.
     fn announce(&self, _documents: Range<u64>) {}
 
+    /// Bounds the bytes that are kept of what was announced. Nothing that is read depends on it.
+    fn keep_at_most(&self, _bytes: u64) {}
+
     /// The ids of its documents, where they have been encoded before.
     fn tokens(&self) -> Option<&TokenFile> {
         None
@@ -248,6 +251,9 @@ pub trait Bytes: Send + Sync {
 
     /// Tells that `range` is wanted soon: the system may read it meanwhile. A hint, which may fail silently.
     fn announce(&self, _range: Range<u64>) {}
+
+    /// Bounds the bytes that are kept of what was announced.
+    fn keep_at_most(&self, _bytes: u64) {}
 }
 
 /// Shows `see` the bytes of `range` and keeps none: what [`Bytes::pick`] says goes for what it makes of them.

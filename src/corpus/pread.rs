@@ -26,7 +26,8 @@ use crate::{Error, Result};
 /// Kept at a time: small enough that the ends of what is announced waste little, many times a piece.
 const PAGE: u64 = 64 << 10;
 
-/// Most pages that are kept, 64 MiB: as much as two windows of the order in blocks have, of which one is in use.
+/// Most pages that are kept unless fewer are asked for, 64 MiB: as much as two windows of the order in blocks have, of
+/// which one is in use.
 const KEPT: usize = 1024;
 
 /// The bytes of an open file.
@@ -38,10 +39,17 @@ pub struct Positioned {
 }
 
 /// Pages by number, from the first announced to the last, each read when it is first used.
-#[derive(Default)]
 struct Pages {
     kept: HashMap<u64, Arc<OnceLock<Arc<[u8]>>>, RandomState>,
     order: VecDeque<u64>,
+    /// How many are kept, at least one.
+    most: usize,
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self { kept: HashMap::default(), order: VecDeque::new(), most: KEPT }
+    }
 }
 
 impl Pages {
@@ -49,13 +57,17 @@ impl Pages {
         if self.kept.contains_key(&page) {
             return;
         }
-        if self.order.len() == KEPT
+        self.shrink_to(self.most - 1);
+        self.kept.insert(page, Arc::default());
+        self.order.push_back(page);
+    }
+
+    fn shrink_to(&mut self, pages: usize) {
+        while self.order.len() > pages
             && let Some(oldest) = self.order.pop_front()
         {
             self.kept.remove(&oldest);
         }
-        self.kept.insert(page, Arc::default());
-        self.order.push_back(page);
     }
 }
 
@@ -127,6 +139,13 @@ impl Bytes for Positioned {
         let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
         (range.start / PAGE..range.end.div_ceil(PAGE)).for_each(|page| pages.keep(page));
     }
+
+    fn keep_at_most(&self, bytes: u64) {
+        let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+        pages.most = usize::try_from(bytes / PAGE).unwrap_or(usize::MAX).clamp(1, KEPT);
+        let most = pages.most;
+        pages.shrink_to(most);
+    }
 }
 
 #[cfg(test)]
@@ -154,5 +173,11 @@ mod tests {
         pages.keep(2 * KEPT as u64 - 1);
         assert_eq!((pages.kept.len(), pages.order.len()), (KEPT, KEPT));
         assert!(pages.kept.contains_key(&(KEPT as u64)) && !pages.kept.contains_key(&0));
+        for (most, expected) in [(0, 1), (3 * PAGE, 3), (u64::MAX, KEPT)] {
+            bytes.keep_at_most(most);
+            bytes.announce(0..200_000);
+            assert_eq!(bytes.pages.read().unwrap().order.len(), expected.min(4));
+            assert_eq!(*bytes.slice(70_000..70_100).unwrap(), content[70_000..70_100]);
+        }
     }
 }

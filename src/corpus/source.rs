@@ -294,6 +294,12 @@ impl Corpus for TextCorpus {
             file.announce(documents);
         }
     }
+
+    fn keep_at_most(&self, bytes: u64) {
+        if let Store::File(file) = &self.store {
+            file.keep_at_most(bytes);
+        }
+    }
 }
 
 fn directory_format(config: &CorpusConfig) -> Result<Format> {

@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::{Error, Result};
 
 pub use fail_point::fail_at;
-pub use ordered::{OrderedMap, ordered_map};
+pub use ordered::{IN_FLIGHT_PER_WORKER, OrderedMap, ordered_map};
 pub use prefetch::{Prefetch, prefetch};
 pub use stats::{FlowReport, StageReport, StageStats, StageSums};
 pub use unordered::{UnorderedMap, unordered_map};

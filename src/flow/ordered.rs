@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 /// Items under way for each worker: one in work, the others finished or waiting, so that no worker idles
 /// while the consumer handles a result. More only costs memory.
-pub(super) const IN_FLIGHT_PER_WORKER: usize = 4;
+pub const IN_FLIGHT_PER_WORKER: usize = 4;
 
 /// An item on its way to a worker.
 pub(super) struct Job<T, R> {

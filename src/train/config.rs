@@ -111,6 +111,9 @@ pub struct Runtime {
     pub save_every: Option<u64>,
     /// Newest checkpoints that are kept, besides the best.
     pub keep: usize,
+    /// Most bytes of memory; absent: each part has its own bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ram: Option<u64>,
     /// What is written for TensorBoard; absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensorboard: Option<TensorBoard>,

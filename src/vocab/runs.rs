@@ -58,9 +58,8 @@ impl Spill {
         let written = self.open().and_then(|file| write_runs(&file, start, words));
         self.runs.extend(written.map_err(|error| {
             let directory = self.directory.display();
-            let what = format!(
-                "vocab: no room for counted words in {directory} (give more --memory, or set TMPDIR)"
-            );
+            let what =
+                format!("vocab: no room for counted words in {directory} (give more --ram, or set TMPDIR)");
             Error::new(ErrorKind::Io, what).caused_by(error)
         })?);
         Ok(())
@@ -313,7 +312,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let words = map(&["word".to_owned()]).into_sorted();
         let error = Spill::new(&dir.path().join("no")).push(&words).unwrap_err();
-        assert!(error.to_string().contains("--memory"), "{error}");
+        assert!(error.to_string().contains("--ram"), "{error}");
         let mut spill = Spill::new(dir.path());
         spill.push(&words).unwrap();
         assert_eq!(spill.bytes(), 16);

@@ -93,7 +93,7 @@ fn a_line_of_a_gigabyte_takes_the_memory_of_any_other() {
     assert!(ran.stderr.contains("line 301: 1073741824 bytes"), "{}", ran.stderr);
     let ran = limited(&place, &format!("{} --on-bad-line skip", sample.replace("--no-shuffle", "")));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(limited(&place, "vocab -c long.tsv -o long.json --memory 64 --workers 2").code, 0);
+    assert_eq!(limited(&place, "vocab -c long.tsv -o long.json --ram 96M --workers 2").code, 0);
 }
 
 /// What cannot give a sample ends at once, and what can by another setting says by which.

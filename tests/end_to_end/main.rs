@@ -8,6 +8,7 @@ mod config;
 mod failures;
 mod help;
 mod hostile;
+mod ram;
 mod report;
 mod resume;
 mod signals;

@@ -84,6 +84,7 @@ fn config(corpus: &Path, vocab: &WordVocab, accumulate: usize) -> RunConfig {
             eval_every: None,
             save_every: None,
             keep: 2,
+            ram: None,
             tensorboard: None,
         },
     }

@@ -69,6 +69,7 @@ pub fn config(accumulate: usize) -> RunConfig {
             eval_every: None,
             save_every: Some(1),
             keep: 100,
+            ram: None,
             tensorboard: None,
         },
     }

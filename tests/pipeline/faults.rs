@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bertstream::collate::{HostBatch, PadTo};
-use bertstream::corpus::check::{CheckConfig, check};
+use bertstream::corpus::check::{CheckConfig, MEMORY, check};
 use bertstream::corpus::{Corpus, CorpusConfig, Document, Format, Io, Shape, TextCorpus};
 use bertstream::pipeline::Plan;
 use bertstream::rng::{Domain, SampleRng};
@@ -264,8 +264,9 @@ fn broken_bytes_are_refused_skipped_or_replaced_and_counted_exactly() {
     let sequences: usize =
         lines.iter().map(|line| line.utf8_chunks().filter(|c| !c.invalid().is_empty()).count()).sum();
     assert!(bad.len() > 200 && sequences > 500);
-    let report =
-        |corpus| check(corpus, None, &CheckConfig { seq_len: 32, batch_size: 8 }, &mut |_| {}).unwrap();
+    let report = |corpus| {
+        check(corpus, None, &CheckConfig { seq_len: 32, batch_size: 8, memory: MEMORY }, &mut |_| {}).unwrap()
+    };
     let (refused, counted) = (report(&raw), report(&replaced));
     let found = |finding: &bertstream::corpus::check::Finding| (finding.count, finding.lines.clone());
     assert_eq!(found(&refused.refusals.malformed), (bad.len() as u64, bad[..5].to_vec()));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::super::collate::BatchArgs;
+use super::super::ram::RamFlag;
 use super::super::sample::{SourceArgs, WorkersFlag};
 use super::sample::text_before;
 use super::{Count, Line, MeasureFlags, take_for};
@@ -38,7 +39,7 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     let config = args.batch.resolve(&args.source)?;
-    let source = args.source.open()?;
+    let source = args.source.open(RamFlag::default())?;
     let config = source.padded(config);
     let (workers, time) = (args.workers.count(), args.measure.seconds);
     if args.measure.alone {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::output::{bytes, grouped, print};
+use super::ram;
 use crate::flow::FlowReport;
 use crate::{Error, Result};
 
@@ -214,12 +215,7 @@ impl Line {
 
 /// The process' largest resident size so far, as the kernel accounts it.
 fn peak_rss_bytes() -> Result<u64> {
-    let path = std::path::Path::new("/proc/self/status");
-    let status = std::fs::read_to_string(path).map_err(|e| Error::reading(path, e))?;
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.map(|kib| kib * 1024).ok_or_else(|| Error::internal("no VmHWM in /proc/self/status"))
+    ram::status("VmHWM:").ok_or_else(|| Error::internal("no VmHWM in /proc/self/status"))
 }
 
 #[cfg(test)]

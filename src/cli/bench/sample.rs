@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::super::ram::RamFlag;
 use super::super::sample::{SourceArgs, WorkersFlag};
 use super::held::Held;
 use super::{Count, Line, MeasureFlags, take_for};
@@ -29,7 +30,7 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
-    let source = args.source.open()?;
+    let source = args.source.open(RamFlag::default())?;
     let (workers, time) = (args.workers.count(), args.measure.seconds);
     let plan = source.plan(workers);
     let (count, flow) = match (args.measure.alone, args.unordered) {

@@ -67,6 +67,7 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
             eval_every: None,
             save_every: Some(SAVE_EVERY),
             keep: 3,
+            ram: None,
             tensorboard: None,
         },
     }
@@ -77,14 +78,16 @@ pub fn defaults(preset: Preset, data: DataConfig, tokenizer: &dyn Tokenizer) -> 
 const CONTINUED_LR: f64 = 1e-4;
 
 impl Args {
-    /// What samples and batches look like: these flags over a configuration. The first thing to know, since
-    /// the length of an epoch follows from it.
+    /// What samples and batches look like, and within which means they are made: these flags over a configuration.
+    /// The first thing to know, since the length of an epoch follows from it.
     pub(super) fn stages_over(&self, mut base: RunConfig) -> RunConfig {
         base.sample = self.sample.over(base.sample);
         if self.samples.is_some() && self.sample.shuffle.is_none() {
             // Whoever made them has put them in order.
             base.sample.shuffle = Shuffle::None;
         }
+        base.runtime.ram = self.runtime.ram.ram.map(|size| size.0).or(base.runtime.ram);
+        base.runtime.workers = self.runtime.workers.unwrap_or(base.runtime.workers);
         base.collate = CollateConfig {
             batch_size: self.training.batch_size.map_or(base.collate.batch_size, |n| n as usize),
             seq_len: base.sample.seq_len,
@@ -161,7 +164,7 @@ impl Args {
             skip_steps: training.skip_steps.iter().fold(base.skip_steps, |skips, s| skips.and(s.from..s.to)),
             regrouped: base.regrouped,
             runtime: Runtime {
-                workers: runtime.workers.unwrap_or(base.runtime.workers),
+                workers: base.runtime.workers,
                 threads,
                 log_freq: runtime.log_freq.unwrap_or(base.runtime.log_freq),
                 eval_every: runtime.eval_every.or(base.runtime.eval_every),
@@ -171,6 +174,7 @@ impl Args {
                     steps => steps,
                 },
                 keep: size(runtime.keep, base.runtime.keep),
+                ram: base.runtime.ram,
                 tensorboard: self.tensorboard.over(base.runtime.tensorboard)?,
             },
         };
@@ -322,7 +326,7 @@ mod tests {
             "--eval-every 5 --save-every 0 --keep 9 --engine graph --index-dir elsewhere --corpus-lines 8",
             "--pair sop --next-rate 0.4 --short-seq-prob 0.3 --truncate cut --shuffle blocks --window 9",
             "--mask-rate 0.2 --mask-count bernoulli --mask-unit word --mask-share 0.7 --random-share 0.2",
-            "--tensorboard --examples-every 7",
+            "--tensorboard --examples-every 7 --ram 2G",
             "--tensorboard=board --histogram-every 0",
             "--on-bad-bytes replace --skip-steps 3..5 --skip-steps 8..9 --spikes keep",
             "--predict-unknown --on-bad-line skip --seed 18446744073709551615 --precision bf16",
@@ -349,7 +353,7 @@ mod tests {
     #[test]
     fn every_flag_is_in_the_resolved_configuration_or_changes_nothing() {
         use clap::CommandFactory;
-        let flags = "-t test.tsv --steps 9 --field x --corpus-lines 8 --index-dir x --eval-every 3 --eval-lines 4 --tensorboard";
+        let flags = "-t test.tsv --steps 9 --field x --corpus-lines 8 --index-dir x --eval-every 3 --eval-lines 4 --tensorboard --ram 1G";
         let mut config =
             configure(&format!("{flags} --epochs 3 --corpus-format pairs --skip-steps 2..3")).unwrap();
         config.data.tokens = Some("a.bstok".into());

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::flags::{threads, workers};
+use super::super::ram::RamFlag;
 use crate::collate::PadTo;
 use crate::model::{Arch, Init, OptimizerKind, Precision};
 use crate::train::{Compute, DeviceChoice, EngineKind, ScheduleKind, Steps, TensorBoard};
@@ -164,6 +165,8 @@ pub struct RuntimeFlags {
     /// Keep the newest N checkpoints, and the best [default: 3].
     #[arg(long, value_name = "N", value_parser = positive)]
     pub keep: Option<u64>,
+    #[command(flatten)]
+    pub ram: RamFlag,
 }
 
 /// What is written for TensorBoard.

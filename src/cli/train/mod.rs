@@ -45,7 +45,7 @@ pub use configure::{check, defaults};
 pub use flags::{ComputeFlags, cores, default_workers};
 use flags::{ModelFlags, RuntimeFlags, TensorBoardFlags, TrainingFlags};
 pub use summary::introduce;
-use summary::{already_finished, check_memory, conclude};
+use summary::{already_finished, check_memory, conclude, within_ram};
 
 /// Flags of `train`. Those left out come from the preset, or on `--resume` from the run.
 #[derive(Debug, clap::Args)]
@@ -226,14 +226,16 @@ fn start(args: &Args) -> Result<()> {
     let vocab = init::vocabulary(args)?;
     let (corpus, test) = args.corpora(None)?;
     let corpus = args.keep_piped_samples(corpus, output)?;
+    args.runtime.ram.refuse(&corpus)?;
     let opened = Opened::open(vocab::load(&vocab)?, &corpus, test.as_ref(), &args.tokens)?;
     let data = opened.data(vocab);
     let base = defaults(args.preset.unwrap_or_default(), data, &*opened.tokenizer);
     let base = init::over(args, base, &*opened.tokenizer)?;
-    let base = opened.settle(args.stages_over(base));
+    let base = within_ram(opened.settle(args.stages_over(base)), &opened, None)?;
     let survey = opened.survey(&base)?;
     let config = args.over(base, survey.epoch, false)?;
     check_memory(&config, &survey)?;
+    let config = within_ram(config, &opened, Some(&survey))?;
     args.show(output)?;
     let run = begin(&config, &opened, &survey, output)?;
     if !args.quiet {
@@ -272,11 +274,12 @@ fn resume(args: &Args, directory: &Path) -> Result<()> {
         model: ModelConfig { vocab_size: opened.tokenizer.len(), ..stored.model.clone() },
         ..stored.clone()
     };
-    let base = opened.settle(args.stages_over(base));
+    let base = within_ram(opened.settle(args.stages_over(base)), &opened, None)?;
     let survey = opened.survey(&base)?;
     let config = args.over(base, survey.epoch, true)?;
     stored.accept(&config)?;
     check_memory(&config, &survey)?;
+    let config = within_ram(config, &opened, Some(&survey))?;
     let layout = Layout::new(&config.model);
     let (found, refused) = run.checkpoints().newest(&layout, &config.fingerprint())?;
     let step = found.as_ref().map_or(0, |c| c.manifest.progress.step);

@@ -101,6 +101,7 @@ pub fn flags(config: &RunConfig) -> Vec<(&'static str, Value)> {
         ("eval-lines", data.test.as_ref().and_then(|test| test[0].lines).map(count)),
         ("save-every", Some(count(runtime.save_every.unwrap_or(0)))),
         ("keep", Some(count(runtime.keep as u64))),
+        ("ram", runtime.ram.map(count)),
         (
             "tensorboard",
             runtime

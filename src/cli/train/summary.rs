@@ -8,6 +8,7 @@ use serde_json::json;
 use super::super::bottleneck::{Situation, bottleneck};
 use super::super::log;
 use super::super::output::{bytes, counted, grouped, print, seconds, tell_row};
+use super::super::ram::{self, RamFlag, Size};
 use super::{Done, Opened};
 use crate::model::{Arch, Engine};
 use crate::train::checkpoint::Progress;
@@ -166,6 +167,28 @@ pub fn check_memory(config: &RunConfig, survey: &Survey) -> Result<()> {
     )))
 }
 
+/// What an engine takes beside that and half as much again for packed weights: scratch of its threads, and kernels.
+const SCRATCH: u64 = 16 << 20;
+
+/// The run within its budget of memory, where it has one: with as many workers as that feeds. Until the survey tells
+/// what training takes, hardly anything is kept of the corpus.
+///
+/// # Errors
+/// As [`RamFlag::part`].
+pub fn within_ram(config: RunConfig, opened: &Opened, survey: Option<&Survey>) -> Result<RunConfig> {
+    let Some(bytes) = config.runtime.ram else { return Ok(config) };
+    let ram = RamFlag { ram: Some(Size(bytes)) };
+    let training = survey.map_or(0, |survey| needed_bytes(&config, survey) as u64 * 3 / 2 + SCRATCH);
+    let parts = ram.part(opened.plan(&config, config.runtime.workers), Some(&config.collate), training)?;
+    if survey.is_none() {
+        opened.corpus.keep_at_most(0);
+    }
+    if let Some(test) = &opened.test {
+        test.keep_at_most(0);
+    }
+    Ok(RunConfig { runtime: Runtime { workers: parts.workers, ..config.runtime }, ..config })
+}
+
 /// Memory that can be had without swapping, where the system tells: the machine's, or what the control groups
 /// of this process (a container's limit) leave of it.
 fn available_bytes() -> Option<f64> {
@@ -265,6 +288,7 @@ fn print_json(
         "train": last_step.map(|r| &r.figures),
         "test": last_test.map(|r| &r.figures),
         "data_wait": data_wait,
+        "peak_rss_bytes": ram::status("VmHWM:"),
     });
     print(summary)
 }

@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use super::super::bottleneck::{Situation, WAITING, bottleneck, slowest};
 use super::super::log;
 use super::super::output::tell;
+use super::super::ram;
 use super::live::View;
 use crate::flow::{FlowReport, StageReport};
 use crate::sample::Paint;
@@ -61,19 +62,11 @@ impl Live {
     }
 
     fn draw(&mut self) {
-        self.view.memory = resident_bytes();
+        self.view.memory = ram::status("VmRSS:");
         let paint = if log::minds_colours() { Paint::Plain } else { Paint::Ansi };
         self.bar.set_message(self.view.block(log::columns().saturating_sub(1), paint));
         self.drawn = Instant::now();
     }
-}
-
-/// Memory that this process holds, where the system tells it.
-fn resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(1024 * kibibytes)
 }
 
 impl Terminal {

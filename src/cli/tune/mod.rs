@@ -11,6 +11,7 @@ use super::bench::{Count, collating, collating_alone, reading, sampling_alone, s
 use super::collate::BatchArgs;
 use super::flags::workers;
 use super::output::{Grid, bytes, grouped, or_dash, print};
+use super::ram::RamFlag;
 use super::sample::SourceArgs;
 use super::train::cores;
 use crate::{Error, Result};
@@ -43,7 +44,7 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     let config = args.batch.resolve(&args.source)?;
-    let source = args.source.open()?;
+    let source = args.source.open(RamFlag::default())?;
     let config = source.padded(config);
     let (corpus, time) = (&*source.corpus, args.seconds);
 

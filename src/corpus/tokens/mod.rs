@@ -34,7 +34,7 @@ const TRAILER: usize = 8;
 
 /// Text of a block, about, in bytes, and most documents of one. A ticket of a worker and a checksum cost next to
 /// nothing for so much, and a random document is there within some microseconds the first time.
-const BLOCK_TEXT: u64 = 64 << 10;
+pub const BLOCK_TEXT: u64 = 64 << 10;
 const MOST_DOCUMENTS: u64 = 1024;
 
 /// Read at a time of what is read in order.
@@ -420,6 +420,10 @@ impl Corpus for Tokenized {
     /// The ids, since the text is hardly ever wanted beside them.
     fn announce(&self, documents: Range<u64>) {
         self.tokens.announce(documents);
+    }
+
+    fn keep_at_most(&self, bytes: u64) {
+        self.tokens.bytes.keep_at_most(bytes);
     }
 
     fn tokens(&self) -> Option<&TokenFile> {
