@@ -357,6 +357,7 @@ mod tests {
         let mut config =
             configure(&format!("{flags} --epochs 3 --corpus-format pairs --skip-steps 2..3")).unwrap();
         config.data.tokens = Some("a.bstok".into());
+        config.compute.recompute = true;
         let mut written: Vec<_> =
             super::super::resolved::flags(&config).into_iter().map(|flag| flag.0).collect();
         written.extend([

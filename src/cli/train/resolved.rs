@@ -121,6 +121,7 @@ pub fn flags(config: &RunConfig) -> Vec<(&'static str, Value)> {
         ("device", Some(Value::String(compute.device.to_string()))),
         ("precision", Some(named(compute.precision))),
         ("threads", Some(count(runtime.threads as u64))),
+        ("recompute", compute.recompute.then_some(Value::Boolean(true))),
     ];
     optional.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
