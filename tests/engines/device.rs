@@ -167,3 +167,19 @@ fn memory_that_is_missing_is_found_before_anything_is_computed() {
     assert!(bits(&engine.gradients().unwrap()) == before);
     engine.accumulate(&small, &whole_step(&small, 1)).unwrap();
 }
+
+#[test]
+fn a_head_too_wide_for_the_kernels_is_refused_before_they_are_compiled() {
+    let config = ModelConfig { hidden: 520, heads: 1, ..both(0.0)[0].clone() };
+    let device = DeviceEngine::new(
+        Emulated::new(),
+        &config,
+        Optimizer::default(),
+        Layout::new(&config).initial_weights(1),
+        Precision::F32,
+        false,
+    );
+    let refused = device.err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Usage);
+    assert!(refused.to_string().contains("heads of 520 columns"), "{refused}");
+}

@@ -21,6 +21,9 @@ const NORM_BLOCKS: usize = 1024;
 /// Bytes of `GradientNorm`.
 const NORM_BYTES: usize = 16;
 
+/// Widest head whose keys and values a block of the attention kernels has room for in shared memory.
+const WIDEST_HEAD: usize = 512;
+
 /// Threads of the optimizer's kernels.
 const NORM_THREADS: usize = 256;
 
@@ -91,6 +94,15 @@ impl<D: Device> DeviceEngine<D> {
         recompute: bool,
     ) -> Result<Self> {
         config.check()?;
+        if config.head_dim() > WIDEST_HEAD {
+            return Err(Error::usage(format!(
+                "--hidden {} with --attn-heads {}: heads of {} columns, but a device's attention takes at most \
+                 {WIDEST_HEAD}; choose more heads, or --device cpu",
+                config.hidden,
+                config.heads,
+                config.head_dim()
+            )));
+        }
         let layout = Layout::new(config);
         let placement = Placement::new(&layout, config.layers);
         let kind = match precision {
