@@ -9,6 +9,7 @@ use super::flags::Preset;
 use super::output::{self, Printer, grouped, json_line, percent, tell};
 use super::ram::{self, RamFlag};
 use super::sample::{EpochsFlag, LEGEND, SourceArgs, WorkersFlag, add_bottleneck, heading, summary};
+use super::statistics::add_batch;
 use crate::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::Shape;
 use crate::pipeline::Plan;
@@ -190,10 +191,7 @@ impl Count {
         self.rows += batch.rows as u64;
         self.cells += batch.ids.len() as u64;
         self.digest.update(batch);
-        for i in 0..batch.samples() {
-            let places = batch.places(i);
-            self.tally.add(&batch.as_sample(i, &places), specials);
-        }
+        add_batch(&mut self.tally, batch, specials);
     }
 
     /// Share of the cells that are padding.

@@ -11,7 +11,7 @@ use super::flags::{ReadingFlags, SourceArg};
 use super::output::{Printer, Table, grouped, json_line, tell};
 use super::rebuild;
 use super::sample::LEGEND;
-use super::statistics::tell_tally;
+use super::statistics::{add_batch, tell_tally};
 use super::train::default_workers;
 use crate::collate::{BatchDigest, HostBatch};
 use crate::corpus::{Corpus, CorpusConfig, Sources};
@@ -246,9 +246,7 @@ fn text(
 fn summary(step: u64, batches: &[HostBatch], tokenizer: &dyn Tokenizer) -> Table {
     let mut tally = Tally::default();
     for batch in batches {
-        for i in 0..batch.samples() {
-            tally.add(&batch.as_sample(i, &batch.places(i)), &tokenizer.specials());
-        }
+        add_batch(&mut tally, batch, &tokenizer.specials());
     }
     let mut table = Table::default();
     table.row("step", grouped(step));

@@ -4,10 +4,11 @@ use serde::Serialize;
 
 use super::output::{Table, grouped, percent, share};
 use crate::Result;
+use crate::collate::HostBatch;
 use crate::corpus::check::RARE;
 use crate::pipeline::Plan;
 use crate::sample::{Cursor, Tally};
-use crate::vocab::Tokenizer;
+use crate::vocab::{Specials, Tokenizer};
 
 /// Ranges of lengths that are counted.
 const BARS: usize = 24;
@@ -86,6 +87,13 @@ pub fn statistics(plan: Plan<'_>, batch_size: usize, most: u64) -> Result<Statis
         frequent: ranked.iter().take(20).map(|&(id, count)| (spelled(tokenizer, id), count)).collect(),
         ranks: ranks.map(|rank| (rank, ranked[rank - 1].1)).collect(),
     })
+}
+
+/// Counts the samples of a batch.
+pub fn add_batch(tally: &mut Tally, batch: &HostBatch, specials: &Specials) {
+    for i in 0..batch.samples() {
+        tally.add(&batch.as_sample(i, &batch.places(i)), specials);
+    }
 }
 
 /// What a person can check of samples, wherever they come from.

@@ -58,11 +58,13 @@ use crate::{Error, Result};
 
 mod batch;
 pub mod device;
+mod dropout;
 pub mod fused;
 pub mod graph;
 mod layout;
 pub mod optimizer;
 
+pub use dropout::{DropoutSite, dropout_coordinate};
 pub use fused::{FusedEngine, Products};
 pub use graph::GraphEngine;
 pub use layout::{InitRule, Layout, Parameter, Row0};
@@ -160,45 +162,6 @@ impl ModelConfig {
     }
 }
 
-/// The dropout layers of the model, numbered: with the seed and the step they key every mask.
-/// Both engines use these numbers, and so see the same masks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DropoutSite {
-    /// The sum of the embeddings.
-    Embedding,
-    /// Attention probabilities of a block.
-    Attention(usize),
-    /// The attention's output, before the residual is added.
-    AttentionOutput(usize),
-    /// The feed-forward layer's activations.
-    FeedForward(usize),
-    /// The feed-forward layer's output, before the residual is added.
-    FeedForwardOutput(usize),
-    /// The residual stream at a block's end (a peculiarity of the reference).
-    Block(usize),
-}
-
-impl DropoutSite {
-    /// The site's number, part of the key of its masks.
-    pub fn number(self) -> u64 {
-        match self {
-            Self::Embedding => 0,
-            Self::Attention(layer) => 1 + 5 * layer as u64,
-            Self::AttentionOutput(layer) => 2 + 5 * layer as u64,
-            Self::FeedForward(layer) => 3 + 5 * layer as u64,
-            Self::FeedForwardOutput(layer) => 4 + 5 * layer as u64,
-            Self::Block(layer) => 5 + 5 * layer as u64,
-        }
-    }
-}
-
-/// The coordinate of a row of dropout: a sample's row in the step's whole batch, the token's position in
-/// the sample, and for attention probabilities the head (0 elsewhere). Padding does not enter.
-#[inline(always)]
-pub fn dropout_coordinate(row_of_step: usize, position: usize, head: usize) -> u64 {
-    ((row_of_step as u64) << 40) | ((head as u64) << 24) | position as u64
-}
-
 /// Sinusoidal positions `(len, hidden)` for any length and any width (Vaswani et al. 2017, section 3.5):
 /// even columns are sines, odd ones cosines of `position * 10000^(-even column / hidden)`.
 pub fn sinusoids(len: usize, hidden: usize) -> Vec<f32> {
@@ -225,6 +188,14 @@ pub enum Precision {
     F32,
     /// Operands rounded to bfloat16, sums in single precision.
     Bf16,
+}
+
+/// Which tokens' states are wanted behind the last block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    /// The masked ones and each sample's first.
+    Predicted,
 }
 
 /// What one micro-batch contributes to a step.
@@ -395,6 +366,9 @@ pub trait Engine {
     /// Forward only, dropout off: the last block's output, `(rows, seq_len, hidden)`. What stands at padded
     /// positions means nothing.
     fn encode(&mut self, batch: &HostBatch) -> Result<Vec<f32>>;
+
+    /// Zeroes the gradients; weights and moments stay bitwise as they are.
+    fn forget_gradients(&mut self) -> Result<()>;
 
     /// The gradients accumulated so far, in the order of the layout.
     fn gradients(&self) -> Result<Vec<f32>>;

@@ -43,7 +43,7 @@ pub struct RunConfig {
     pub compute: Compute,
     pub length: Length,
     /// Whether a step whose loss is a spike ([`super::spikes`]) changes no weight.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skip_spikes: bool,
     /// Steps whose batches are left out.
     #[serde(default, skip_serializing_if = "Skips::is_empty")]
@@ -61,10 +61,6 @@ pub struct Grouping {
     pub until: u64,
     pub batch_size: usize,
     pub accumulate: usize,
-}
-
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 /// What the run reads, with fingerprints of the content.

@@ -8,6 +8,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 
+use super::config::hex;
 use crate::durable::{self, Disk};
 use crate::{Error, Result};
 
@@ -57,19 +58,14 @@ pub fn write(out: &mut dyn Write, path: &Path, tensors: &[Tensor<'_>]) -> Result
             sum.update(&piece);
             out.put(&piece).map_err(failed)?;
         }
-        sums.insert(tensor.name.clone(), part_sum(sum.digest()));
+        sums.insert(tensor.name.clone(), hex(sum.digest()));
     }
     Ok(FileSum {
         length: out.length,
         xxh3: format!("{:032x}", out.hash.digest128()),
-        header: part_sum(xxh3_64(&header)),
+        header: hex(xxh3_64(&header)),
         tensors: sums,
     })
-}
-
-/// The sum of a part as it is written down.
-fn part_sum(hash: u64) -> String {
-    format!("{hash:016x}")
 }
 
 /// Values that are converted to bytes at once.
@@ -144,14 +140,14 @@ fn damaged(bytes: &[u8], sum: &FileSum) -> String {
     let header = || {
         let length = u64::from_le_bytes(*bytes.first_chunk::<8>()?);
         let data = usize::try_from(length).ok()?.checked_add(8)?;
-        let header = bytes.get(..data).filter(|header| part_sum(xxh3_64(header)) == sum.header)?;
+        let header = bytes.get(..data).filter(|header| hex(xxh3_64(header)) == sum.header)?;
         Some((serde_json::from_slice::<Metadata>(&header[8..]).ok()?, data))
     };
     let Some((metadata, data)) = header() else { return ", in its header".to_owned() };
     let differs = |name: &String| {
         let range = metadata.info(name).map(|info| info.data_offsets);
         let found = range.and_then(|(from, to)| bytes.get(data.checked_add(from)?..data.checked_add(to)?));
-        found.map(|found| part_sum(xxh3_64(found))).as_ref() != sum.tensors.get(name)
+        found.map(|found| hex(xxh3_64(found))).as_ref() != sum.tensors.get(name)
     };
     let names: Vec<String> = metadata.offset_keys().into_iter().filter(differs).collect();
     match &names[..] {

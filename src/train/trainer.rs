@@ -128,7 +128,7 @@ impl Trainer<'_> {
         let mut window = Window::default();
         if let Some(probe) = self.probe {
             self.passes(std::slice::from_ref(probe), &mut course)?;
-            self.forget_gradients()?;
+            self.engine.forget_gradients()?;
         }
         // A stop during an evaluation left it open: it is made up for, so that the best stays the best.
         if self.evaluation_due(&course) && self.evaluate()? {
@@ -209,7 +209,7 @@ impl Trainer<'_> {
         };
         let mut grad_norm = f64::NAN;
         if skipped.is_some() {
-            self.forget_gradients()?;
+            self.engine.forget_gradients()?;
         } else {
             window.outcome.add(&outcome);
             let updated = self.engine.update(&Update { step, lr, clip: self.config.clip })?;
@@ -245,7 +245,7 @@ impl Trainer<'_> {
             match self.passes_of(micro, rows) {
                 Err(error) if error.kind() == ErrorKind::OutOfMemory && rows > 1 => {
                     // Some of the passes may have added to them.
-                    self.forget_gradients()?;
+                    self.engine.forget_gradients()?;
                     course.rows_at_once = rows.div_ceil(2);
                     self.record(&Record::SmallerPasses {
                         step: self.progress.step,
@@ -280,12 +280,6 @@ impl Trainer<'_> {
             }
         }
         Ok(outcome)
-    }
-
-    /// Zeroes the gradients; weights and moments stay bitwise as they are.
-    fn forget_gradients(&mut self) -> Result<()> {
-        let state = self.engine.state()?;
-        self.engine.restore(state)
     }
 
     /// One step further in the stream of batches.

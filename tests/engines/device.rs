@@ -7,6 +7,7 @@ use bertstream::{Error, ErrorKind, Result};
 
 use crate::common::emulator::Emulated;
 use crate::common::{device, relative_error, whole_step};
+use crate::distance::distance;
 use crate::{batch, bits, both};
 
 #[test]
@@ -23,13 +24,6 @@ fn activations_made_again_are_the_same_to_the_bit() {
             assert!(gradients(false) == gradients(true), "{:?} {precision:?}", config.arch);
         }
     }
-}
-
-/// Length of the difference of two columns, relative to the second.
-fn distance(actual: &[f32], expected: &[f32]) -> f64 {
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let difference: f64 = actual.iter().zip(expected).map(|(a, e)| square(a - e)).sum();
-    (difference / expected.iter().map(|&e| square(e)).sum::<f64>()).sqrt()
 }
 
 /// Each parameter's gradient in bfloat16 beside single precision's, dropout included, for widths of heads with tensor

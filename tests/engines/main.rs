@@ -6,6 +6,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/distance.rs"]
+mod distance;
 
 mod batches;
 mod device;

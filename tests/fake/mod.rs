@@ -210,6 +210,11 @@ impl Engine for FakeEngine {
         Ok(Predictions::default())
     }
 
+    fn forget_gradients(&mut self) -> Result<()> {
+        self.gradients.fill(0.0);
+        Ok(())
+    }
+
     fn gradients(&self) -> Result<Vec<f32>> {
         Ok(self.gradients.clone())
     }

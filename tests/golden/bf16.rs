@@ -4,17 +4,11 @@
 use bertstream::model::{Arch, Engine, FusedEngine, Optimizer, Precision};
 
 use crate::common::{device, whole_step};
+use crate::distance::distance;
 use crate::file::Golden;
 
 const REFERENCE: &[u8] = include_bytes!("../../fixtures/golden/seed_bertlm.safetensors");
 const BERT: &[u8] = include_bytes!("../../fixtures/golden/standard_bert.safetensors");
-
-/// Length of the difference of two vectors, relative to the second.
-fn distance(actual: &[f32], expected: &[f32]) -> f64 {
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let difference: f64 = actual.iter().zip(expected).map(|(a, e)| square(a - e)).sum();
-    (difference / expected.iter().map(|&e| square(e)).sum::<f64>()).sqrt()
-}
 
 #[test]
 fn losses_and_gradients_are_within_the_rounding() {

@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/distance.rs"]
+mod distance;
 
 mod bert;
 mod bf16;

@@ -1,8 +1,7 @@
 //! The bytes of a kernel's argument structure, laid out as C does it.
 
 use super::Address;
-use crate::model::DropoutSite;
-use crate::rng::dropout;
+use crate::model::dropout::Dropout;
 
 /// One member of a structure.
 pub trait Argument {
@@ -34,48 +33,12 @@ impl<T: Argument, const N: usize> Argument for [T; N] {
     }
 }
 
-/// One dropout layer in one pass: `Dropout` of the kernels.
-#[derive(Clone, Copy, Debug)]
-pub struct Dropout {
-    site: u64,
-    threshold: u32,
-    scale: f32,
-}
-
-impl Dropout {
-    pub const OFF: Self = Self { site: 0, threshold: 0, scale: 1.0 };
-}
-
+/// `Dropout` of the kernels.
 impl Argument for Dropout {
     fn append(&self, bytes: &mut Vec<u8>) {
         self.site.append(bytes);
         self.threshold.append(bytes);
         self.scale.append(bytes);
-    }
-}
-
-/// The dropout layers of one pass: all off, or keyed by seed and step.
-#[derive(Clone, Copy, Debug)]
-pub struct Dropouts {
-    rate: f32,
-    seed: u64,
-    step: u64,
-}
-
-impl Dropouts {
-    pub const OFF: Self = Self { rate: 0.0, seed: 0, step: 0 };
-
-    pub fn new(rate: f32, seed: u64, step: u64) -> Self {
-        Self { rate, seed, step }
-    }
-
-    pub fn at(&self, site: DropoutSite) -> Dropout {
-        let threshold = dropout::threshold(self.rate);
-        if threshold == 0 {
-            return Dropout::OFF;
-        }
-        let site = dropout::site(self.seed, self.step, site.number());
-        Dropout { site, threshold, scale: dropout::scale(self.rate) }
     }
 }
 

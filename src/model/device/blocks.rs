@@ -1,11 +1,12 @@
 //! Embeddings and blocks, forward and backward: which kernel reads what.
 
-use super::arguments::{Dropout, Dropouts, arguments};
+use super::arguments::arguments;
 use super::engine::{DeviceEngine, Loaded};
 use super::load::Sums;
 use super::memory::SUMMED_ROWS;
 use super::{Address, Device, Grid};
 use crate::Result;
+use crate::model::dropout::{Dropout, Dropouts};
 use crate::model::{Arch, DropoutSite};
 use std::ops::Range;
 
@@ -41,8 +42,8 @@ impl<D: Device> DeviceEngine<D> {
     /// alone that somebody predicts from.
     fn behind_attention(&self, loaded: &Loaded, layer: usize) -> (usize, Address) {
         match layer + 1 == self.config.layers {
-            true => (loaded.selected, loaded.columns.selected_coordinates),
-            false => (loaded.tokens, loaded.columns.coordinates),
+            true => (loaded.counts.selected, loaded.columns.selected_coordinates),
+            false => (loaded.counts.tokens, loaded.columns.coordinates),
         }
     }
 
@@ -60,9 +61,9 @@ impl<D: Device> DeviceEngine<D> {
             [self.weight(gain), self.weight(shift)],
             [memory.embedded, moments, first.x, first.operand1],
             loaded.dropouts.at(DropoutSite::Embedding),
-            loaded.tokens as u32,
+            loaded.counts.tokens as u32,
         ];
-        self.over_rows("embed", loaded.tokens, &arguments)
+        self.over_rows("embed", loaded.counts.tokens, &arguments)
     }
 
     /// One block: the next one's input, or the output.
@@ -108,7 +109,7 @@ impl<D: Device> DeviceEngine<D> {
     fn block_forward_inside(&mut self, loaded: &Loaded, layer: usize) -> Result<()> {
         let (memory, block) = (&loaded.memory, loaded.memory.blocks[layer]);
         let ranges = self.blocks[layer].clone();
-        let (t, h, ff) = (loaded.tokens, self.config.hidden, self.config.feed_forward());
+        let (t, h, ff) = (loaded.counts.tokens, self.config.hidden, self.config.feed_forward());
         let qkv = self.operand(&ranges.qkv_weight);
         self.linear([block.operand1, qkv, block.qkv], [t, h, 3 * h], self.kind)?;
         let attention = arguments![
@@ -118,7 +119,7 @@ impl<D: Device> DeviceEngine<D> {
             t as u32,
             self.score_scale(),
         ];
-        self.over_tiles("attention_forward", loaded.tiles, &attention)?;
+        self.over_tiles("attention_forward", loaded.counts.tiles, &attention)?;
         let (rows, coordinates) = self.behind_attention(loaded, layer);
         let (mut context, mut x) = (block.context, block.x);
         if layer + 1 == self.config.layers {
@@ -183,7 +184,7 @@ impl<D: Device> DeviceEngine<D> {
     fn block_backward(&mut self, loaded: &Loaded, layer: usize) -> Result<()> {
         let (memory, block) = (&loaded.memory, loaded.memory.blocks[layer]);
         let ranges = self.blocks[layer].clone();
-        let (t, h, branch, narrow) = (loaded.tokens, self.config.hidden, memory.branch, memory.narrow);
+        let (t, h, branch, narrow) = (loaded.counts.tokens, self.config.hidden, memory.branch, memory.narrow);
         let post_norm = self.is_post_norm();
         let is_last = layer + 1 == self.config.layers;
         let behind = self.behind_attention(loaded, layer);
@@ -286,8 +287,8 @@ impl<D: Device> DeviceEngine<D> {
     /// From the selected tokens to all: gradients of the residual stream, and of the context, whose place is given. Those
     /// of the others are zero.
     fn spread_selected(&mut self, loaded: &Loaded) -> Result<Address> {
-        let (memory, selected, rows) = (&loaded.memory, loaded.columns.selected, loaded.selected);
-        let cells = loaded.tokens * self.config.hidden;
+        let (memory, selected, rows) = (&loaded.memory, loaded.columns.selected, loaded.counts.selected);
+        let cells = loaded.counts.tokens * self.config.hidden;
         self.device.zero(memory.stream, 4 * cells)?;
         self.scatter([memory.selected_stream, selected, memory.stream], rows)?;
         // `branch` has been read; its memory takes the gradients of all tokens.
@@ -300,7 +301,7 @@ impl<D: Device> DeviceEngine<D> {
     /// `dqkv` from the gradient of the context.
     fn attention_backward(&mut self, loaded: &Loaded, layer: usize, dcontext: Address) -> Result<()> {
         let (memory, block) = (&loaded.memory, loaded.memory.blocks[layer]);
-        let (t, h) = (loaded.tokens, self.config.hidden);
+        let (t, h) = (loaded.counts.tokens, self.config.hidden);
         let delta = arguments![[dcontext, block.context, memory.delta], t as u32];
         self.over_rows("attention_delta", t, &delta)?;
         let bias = self.blocks[layer].qkv_bias.clone();
@@ -311,8 +312,8 @@ impl<D: Device> DeviceEngine<D> {
             t as u32,
             self.score_scale(),
         ];
-        self.over_tiles("attention_backward_queries", loaded.tiles, &backward)?;
-        self.over_tiles("attention_backward_keys", loaded.tiles, &backward)?;
+        self.over_tiles("attention_backward_queries", loaded.counts.tiles, &backward)?;
+        self.over_tiles("attention_backward_keys", loaded.counts.tiles, &backward)?;
         self.add_column_sums(loaded, memory.dqkv, t, 3 * h, &bias)
     }
 
@@ -358,7 +359,7 @@ impl<D: Device> DeviceEngine<D> {
 
     /// A norm and the residual connection before it backward over all tokens, with their parameters' gradients.
     fn norm_backward(&mut self, loaded: &Loaded, norm: &NormBackward<'_>) -> Result<()> {
-        self.norm_backward_of(loaded, norm, (loaded.tokens, loaded.columns.coordinates))
+        self.norm_backward_of(loaded, norm, (loaded.counts.tokens, loaded.columns.coordinates))
     }
 
     /// The same over other rows than the tokens'.

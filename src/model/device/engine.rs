@@ -1,16 +1,17 @@
 //! The engine: weights, moments and gradients on a device, and what a step asks of it.
 
-use super::arguments::{Dropouts, arguments};
-use super::load::{Columns, Loader, Wanted};
-use super::memory::{Amounts, Memory};
+use super::arguments::arguments;
+use super::load::{Columns, Counts, Loader};
+use super::memory::Memory;
 use super::placement::Placement;
 use super::source::source;
 use super::{Address, Device, Grid, Kind, Product};
 use crate::collate::HostBatch;
+use crate::model::dropout::Dropouts;
 use crate::model::layout::{BlockRanges, OuterRanges};
 use crate::model::{
     Arch, Engine, Layout, ModelConfig, Optimizer, Outcome, Pass, Precision, Predictions, State, Update,
-    Updated, batch, sinusoids, weight_of,
+    Updated, Wanted, batch, sinusoids, weight_of,
 };
 use crate::{Error, Result};
 use std::ops::Range;
@@ -68,11 +69,7 @@ struct WeightColumns {
 pub(super) struct Loaded {
     pub memory: Memory,
     pub columns: Columns,
-    pub tokens: usize,
-    pub samples: usize,
-    pub selected: usize,
-    pub masked: usize,
-    pub tiles: usize,
+    pub counts: Counts,
     pub dropouts: Dropouts,
 }
 
@@ -177,17 +174,7 @@ impl<D: Device> DeviceEngine<D> {
         let longest = batch.lengths.iter().map(|&n| n as usize).max().unwrap_or(0);
         self.reserve_sinusoids(longest)?;
         let loader = Loader::new(batch, &self.config, first_row, wanted);
-        let columns = &loader.columns;
-        let sums = [columns.token_sums, columns.segment_sums, columns.position_sums];
-        let amounts = Amounts {
-            tokens: loader.tokens,
-            samples: loader.samples,
-            selected: loader.selected,
-            masked: loader.masked,
-            pieces: sums.iter().map(|s| s.piece_count).max().unwrap_or(0),
-            columns: loader.bytes.len(),
-        };
-        let lay_out = |base| Memory::lay_out(&self.config, &amounts, self.kind, self.recompute, base);
+        let lay_out = |base| Memory::lay_out(&self.config, &loader, self.kind, self.recompute, base);
         let (_, bytes) = lay_out(Address(0));
         if bytes > self.arena.1 {
             // The old one first: two of them may not fit.
@@ -199,16 +186,7 @@ impl<D: Device> DeviceEngine<D> {
         }
         let (memory, _) = lay_out(self.arena.0);
         self.device.upload(memory.columns, &loader.bytes)?;
-        Ok(Loaded {
-            columns: loader.columns.at(memory.columns),
-            memory,
-            tokens: loader.tokens,
-            samples: loader.samples,
-            selected: loader.selected,
-            masked: loader.masked,
-            tiles: loader.tiles,
-            dropouts,
-        })
+        Ok(Loaded { columns: loader.columns.at(memory.columns), memory, counts: loader.counts, dropouts })
     }
 
     fn reserve_sinusoids(&mut self, longest: usize) -> Result<()> {
@@ -343,7 +321,7 @@ impl<D: Device> DeviceEngine<D> {
 
     /// Begins to copy what the outcome is made of, behind the heads.
     fn fetch_outcome(&mut self, loaded: &Loaded) -> Result<()> {
-        self.device.fetch(loaded.memory.head.losses, 8 * (loaded.masked + loaded.samples))
+        self.device.fetch(loaded.memory.head.losses, 8 * (loaded.counts.masked + loaded.counts.samples))
     }
 
     /// Sums over the batch whose outcome was fetched.
@@ -431,7 +409,11 @@ impl<D: Device> Engine for DeviceEngine<D> {
         let loaded = self.load(batch, 0, Dropouts::OFF, Wanted::All)?;
         self.embed(&loaded)?;
         (0..self.config.layers).try_for_each(|layer| self.block_forward(&loaded, layer))?;
-        self.padded(batch, loaded.memory.output, loaded.tokens)
+        self.padded(batch, loaded.memory.output, loaded.counts.tokens)
+    }
+
+    fn forget_gradients(&mut self) -> Result<()> {
+        self.device.zero(self.columns.gradients, 4 * self.placement.len())
     }
 
     fn gradients(&self) -> Result<Vec<f32>> {
@@ -450,13 +432,15 @@ impl<D: Device> Engine for DeviceEngine<D> {
 
     fn restore(&mut self, state: State) -> Result<()> {
         state.check(&self.layout)?;
-        let WeightColumns { weights, first, second, gradients, operands, .. } = self.columns;
-        for (at, column) in [weights, first, second].into_iter().zip(self.placement.spread_state(&state)) {
-            let bytes: Vec<u8> = column.into_iter().flat_map(f32::to_le_bytes).collect();
+        let WeightColumns { weights, first, second, operands, .. } = self.columns;
+        let columns = [(weights, state.weights), (first, state.first), (second, state.second)];
+        for (at, column) in columns {
+            let bytes: Vec<u8> =
+                self.placement.spread(&column).into_iter().flat_map(f32::to_le_bytes).collect();
             self.device.upload(at, &bytes)?;
         }
         let len = self.placement.len();
-        self.device.zero(gradients, 4 * len)?;
+        self.forget_gradients()?;
         if self.kind == Kind::Bf16 {
             let grid = Grid { x: len.div_ceil(NORM_THREADS), y: 1, threads: NORM_THREADS };
             self.device.launch("round_weights", grid, &arguments![weights, operands, len as u64])?;

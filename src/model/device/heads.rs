@@ -1,12 +1,13 @@
 //! Both tasks' heads on the device.
 
-use super::arguments::{Dropout, arguments};
+use super::arguments::arguments;
 use super::blocks::NormBackward;
 use super::engine::{DeviceEngine, Loaded};
 use super::memory::LOGIT_ROWS;
 use super::{Address, Device, Grid, Kind};
 use crate::Result;
 use crate::model::Predictions;
+use crate::model::dropout::Dropout;
 use crate::model::layout::BertRanges;
 
 /// Some of the masked tokens: the first, and how many.
@@ -29,7 +30,7 @@ impl<D: Device> DeviceEngine<D> {
     ) -> Result<()> {
         let head = loaded.memory.head;
         let rows_at = self.masked_rows(loaded)?;
-        for round in rounds(loaded.masked) {
+        for round in rounds(loaded.counts.masked) {
             self.score(loaded, rows_at, round, None)?;
             if let Some(predictions) = predictions.as_deref_mut() {
                 self.append_log_probabilities(loaded, round, &mut predictions.mlm)?;
@@ -38,7 +39,7 @@ impl<D: Device> DeviceEngine<D> {
         let features = self.pair_features(loaded)?;
         self.score_pairs(loaded, features, None)?;
         if let Some(predictions) = predictions {
-            predictions.nsp = self.singles(head.log_probabilities, 2 * loaded.samples)?;
+            predictions.nsp = self.singles(head.log_probabilities, 2 * loaded.counts.samples)?;
         }
         Ok(())
     }
@@ -51,10 +52,10 @@ impl<D: Device> DeviceEngine<D> {
         pair_weight: f32,
     ) -> Result<()> {
         let (h, head, columns) = (self.config.hidden, loaded.memory.head, loaded.columns);
-        self.device.zero(loaded.memory.selected_stream, 4 * loaded.selected * h)?;
-        if loaded.masked > 0 {
+        self.device.zero(loaded.memory.selected_stream, 4 * loaded.counts.selected * h)?;
+        if loaded.counts.masked > 0 {
             let rows_at = self.masked_rows(loaded)?;
-            for round in rounds(loaded.masked) {
+            for round in rounds(loaded.counts.masked) {
                 self.score(loaded, rows_at, round, Some(mlm_weight))?;
                 self.vocabulary_backward(loaded, rows_at, round)?;
             }
@@ -62,24 +63,24 @@ impl<D: Device> DeviceEngine<D> {
                 self.transform_backward(loaded, &bert)?;
             }
             let to = loaded.memory.selected_stream;
-            self.scatter([head.drows, columns.masked, to], loaded.masked)?;
+            self.scatter([head.drows, columns.masked, to], loaded.counts.masked)?;
         }
 
         let features = self.pair_features(loaded)?;
         self.score_pairs(loaded, features, Some(pair_weight))?;
         let (dweight, dbias) = (self.gradient(&self.outer.nsp_weight), self.gradient(&self.outer.nsp_bias));
-        let arguments = arguments![[features, head.dpairs, dweight, dbias], loaded.samples as u32];
+        let arguments = arguments![[features, head.dpairs, dweight, dbias], loaded.counts.samples as u32];
         self.device.launch("pair_gradients", Grid { x: h.div_ceil(32), y: 2, threads: 256 }, &arguments)?;
         let dfirsts = match self.outer.bert.clone() {
             Some(bert) => self.pooler_backward(loaded, &bert)?,
             None => head.dfeatures,
         };
-        self.scatter([dfirsts, columns.firsts, loaded.memory.selected_stream], loaded.samples)
+        self.scatter([dfirsts, columns.firsts, loaded.memory.selected_stream], loaded.counts.samples)
     }
 
     /// What the masked tokens are predicted from, as an operand.
     fn masked_rows(&mut self, loaded: &Loaded) -> Result<Address> {
-        let (h, m, head) = (self.config.hidden, loaded.masked, loaded.memory.head);
+        let (h, m, head) = (self.config.hidden, loaded.counts.masked, loaded.memory.head);
         if m == 0 {
             return Ok(head.rows);
         }
@@ -130,7 +131,7 @@ impl<D: Device> DeviceEngine<D> {
     }
 
     fn transform_backward(&mut self, loaded: &Loaded, bert: &BertRanges) -> Result<()> {
-        let (h, m, head) = (self.config.hidden, loaded.masked, loaded.memory.head);
+        let (h, m, head) = (self.config.hidden, loaded.counts.masked, loaded.memory.head);
         let norm = NormBackward {
             dy: Address::NONE,
             stream: head.drows,
@@ -158,7 +159,7 @@ impl<D: Device> DeviceEngine<D> {
 
     /// What pair labels are predicted from, `(samples, hidden)` in single precision.
     fn pair_features(&mut self, loaded: &Loaded) -> Result<Address> {
-        let (h, n, head) = (self.config.hidden, loaded.samples, loaded.memory.head);
+        let (h, n, head) = (self.config.hidden, loaded.counts.samples, loaded.memory.head);
         let output = loaded.memory.output;
         let Some(bert) = self.outer.bert.clone() else {
             self.gather([output, loaded.columns.firsts, head.firsts, Address::NONE], n)?;
@@ -180,14 +181,14 @@ impl<D: Device> DeviceEngine<D> {
             [features, self.weight(&self.outer.nsp_weight), self.weight(&self.outer.nsp_bias)],
             [loaded.columns.pairs, head.log_probabilities],
             gradients,
-            loaded.samples as u32,
+            loaded.counts.samples as u32,
             weight.unwrap_or(0.0),
         ];
-        self.over_rows("pair_head", loaded.samples, &arguments)
+        self.over_rows("pair_head", loaded.counts.samples, &arguments)
     }
 
     fn pooler_backward(&mut self, loaded: &Loaded, bert: &BertRanges) -> Result<Address> {
-        let (h, n, head) = (self.config.hidden, loaded.samples, loaded.memory.head);
+        let (h, n, head) = (self.config.hidden, loaded.counts.samples, loaded.memory.head);
         let arguments = arguments![[head.dfeatures, head.pooled, head.dpooler], n as u32];
         self.over_rows("tanh_backward", n, &arguments)?;
         self.add_column_sums(loaded, head.dpooler, n, h, &bert.pooler_bias)?;

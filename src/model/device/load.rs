@@ -5,7 +5,7 @@
 use super::Address;
 use super::arguments::align;
 use crate::collate::HostBatch;
-use crate::model::{Arch, ModelConfig, dropout_coordinate};
+use crate::model::{Arch, ModelConfig, Wanted, dropout_coordinate};
 
 /// Queries of an attention kernel's block: `ATTENTION_TILE` of the kernels.
 pub const ATTENTION_TILE: usize = 64;
@@ -55,23 +55,23 @@ pub struct Sums {
     pub key_count: usize,
 }
 
-/// Which tokens' states are wanted behind the last block.
+/// How much there is of everything in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    All,
-    /// The masked ones and each sample's first.
-    Predicted,
+pub struct Counts {
+    pub tokens: usize,
+    pub samples: usize,
+    /// Tokens that go on behind the last block's attention.
+    pub selected: usize,
+    pub masked: usize,
+    /// Tiles of attention.
+    pub tiles: usize,
 }
 
 /// A batch's columns as bytes.
 pub struct Loader {
     pub bytes: Vec<u8>,
     pub columns: Columns,
-    pub tokens: usize,
-    pub samples: usize,
-    pub selected: usize,
-    pub masked: usize,
-    pub tiles: usize,
+    pub counts: Counts,
 }
 
 impl Loader {
@@ -137,19 +137,24 @@ impl Loader {
                 Arch::Bert => sums(&mut bytes, &positions, 0),
             },
         };
-        Self {
-            bytes,
-            columns,
+        let counts = Counts {
             tokens: ids.len(),
             samples: firsts.len(),
             selected: selected.len(),
             masked: masked.len(),
             tiles: tiles.len() / 3,
-        }
+        };
+        Self { bytes, columns, counts }
     }
 }
 
 impl Columns {
+    /// Pieces of the sums of the key with most.
+    pub fn most_pieces(&self) -> usize {
+        let sums = [self.token_sums, self.segment_sums, self.position_sums];
+        sums.iter().map(|sums| sums.piece_count).max().unwrap_or(0)
+    }
+
     /// The columns where the bytes begin at `base`.
     pub fn at(&self, base: Address) -> Self {
         let at = |offset: Address| base.plus(offset.0 as usize);
@@ -285,7 +290,8 @@ mod tests {
         let loader = Loader::new(&batch, &config, 4, Wanted::All);
         let (bytes, columns) = (&loader.bytes, &loader.columns);
         assert_eq!(column(bytes, columns.selected, 68), (0..68).collect::<Vec<u32>>());
-        assert_eq!((loader.tokens, loader.samples, loader.masked, loader.tiles), (68, 2, 2, 3));
+        let counts = Counts { tokens: 68, samples: 2, selected: 68, masked: 2, tiles: 3 };
+        assert_eq!(loader.counts, counts);
         assert_eq!(column(bytes, columns.tiles, 9), [0, 66, 0, 0, 66, 64, 66, 2, 0]);
         assert_eq!(column(bytes, columns.masked, 2), [3, 67]);
         assert_eq!(column(bytes, columns.firsts, 2), [0, 66]);
@@ -299,7 +305,7 @@ mod tests {
 
         let loader = Loader::new(&batch, &config, 4, Wanted::Predicted);
         let (bytes, columns) = (&loader.bytes, &loader.columns);
-        assert_eq!((loader.tokens, loader.selected), (68, 4));
+        assert_eq!(loader.counts, Counts { selected: 4, ..counts });
         assert_eq!(column(bytes, columns.selected, 4), [0, 3, 66, 67]);
         assert_eq!(column(bytes, columns.masked, 2), [1, 3]);
         assert_eq!(column(bytes, columns.firsts, 2), [0, 2]);

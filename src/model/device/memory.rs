@@ -1,6 +1,7 @@
 //! Where a batch's activations, gradients and scratch lie: cut from one allocation, so that a device without the
 //! memory says so before anything is computed.
 
+use super::load::Loader;
 use super::{Address, Kind};
 use crate::model::{Arch, ModelConfig};
 
@@ -9,20 +10,6 @@ pub const LOGIT_ROWS: usize = 4096;
 
 /// Rows that a block of a kernel sums the columns of: `ROWS_OF_BLOCK`, and `BACKWARD_WARPS * ROWS_OF_WARP`.
 pub const SUMMED_ROWS: usize = 64;
-
-/// How much there is of everything.
-#[derive(Clone, Copy, Debug)]
-pub struct Amounts {
-    pub tokens: usize,
-    pub samples: usize,
-    /// Tokens that go on behind the last block's attention.
-    pub selected: usize,
-    pub masked: usize,
-    /// Pieces of the sums over tokens with a key, of the key with most.
-    pub pieces: usize,
-    /// Bytes of the batch's own columns.
-    pub columns: usize,
-}
 
 /// What the forward pass of a block keeps. T tokens, H hidden; stored: as operands of products are.
 #[derive(Clone, Copy, Debug, Default)]
@@ -139,17 +126,18 @@ impl Memory {
     /// forward pass can make again.
     pub fn lay_out(
         config: &ModelConfig,
-        amounts: &Amounts,
+        loader: &Loader,
         kind: Kind,
         recompute: bool,
         base: Address,
     ) -> (Self, usize) {
         let mut cut = Cutter { base: base.0, used: 0 };
-        let (t, h, heads, v) = (amounts.tokens, config.hidden, config.heads, config.vocab_size);
+        let counts = &loader.counts;
+        let (t, h, heads, v) = (counts.tokens, config.hidden, config.heads, config.vocab_size);
         let ff = config.feed_forward();
         let stored = |count: usize| kind.bytes() * count;
         let post_norm = config.arch == Arch::Bert;
-        let columns = cut.bytes(amounts.columns);
+        let columns = cut.bytes(loader.bytes.len());
 
         let inside = |cut: &mut Cutter| Block {
             qkv: cut.bytes(stored(3 * t * h)),
@@ -174,7 +162,7 @@ impl Memory {
             })
             .collect();
 
-        let (m, n, logit_rows) = (amounts.masked, amounts.samples, amounts.masked.min(LOGIT_ROWS));
+        let (m, n, logit_rows) = (counts.masked, counts.samples, counts.masked.min(LOGIT_ROWS));
         let partial_rows = |rows: usize, width: usize| rows.div_ceil(SUMMED_ROWS) * width;
         let partials = [(t, ff), (m, 3 * h), (n, 3 * h), (logit_rows, v)];
         let partials = partials.into_iter().map(|(rows, width)| partial_rows(rows, width)).max().unwrap_or(0);
@@ -207,10 +195,10 @@ impl Memory {
             blocks,
             embedded: cut.singles(t * h),
             embedded_moments: cut.singles(2 * t),
-            selected_context: cut.bytes(stored(amounts.selected * h)),
-            selected_x: cut.singles(amounts.selected * h),
-            output: cut.singles(amounts.selected * h),
-            selected_stream: cut.singles(amounts.selected * h),
+            selected_context: cut.bytes(stored(counts.selected * h)),
+            selected_x: cut.singles(counts.selected * h),
+            output: cut.singles(counts.selected * h),
+            selected_stream: cut.singles(counts.selected * h),
             between: cut.singles(t * h),
             stream: cut.singles(t * h),
             branch: cut.bytes(stored(t * h)),
@@ -219,7 +207,7 @@ impl Memory {
             dqkv: cut.bytes(stored(3 * t * h)),
             delta: cut.singles(heads * t),
             partials: cut.singles(partials),
-            pieces: cut.singles(amounts.pieces * h),
+            pieces: cut.singles(loader.columns.most_pieces() * h),
             head,
         };
         (memory, cut.used)

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::model::{Layout, State};
+use crate::model::Layout;
 
 /// Elements to whose multiples parameters are moved: 256 bytes in single precision, 128 in bfloat16.
 const BOUNDARY: usize = 64;
@@ -86,11 +86,6 @@ impl Placement {
                 })
             })
             .collect()
-    }
-
-    /// All three columns of a state.
-    pub fn spread_state(&self, state: &State) -> [Vec<f32>; 3] {
-        [&state.weights, &state.first, &state.second].map(|column| self.spread(column))
     }
 }
 

@@ -5,9 +5,9 @@
 //! each row of scores; the backward pass computes the probabilities again from it (Dao et al. 2022), and
 //! their dropout from its key.
 
-use super::kernels::{self, Dropout};
+use super::kernels;
 use super::matmul::{Kernel, Mat, MatMut, Packed, Rhs, Write, product};
-use crate::model::dropout_coordinate;
+use crate::model::dropout::{Dropout, dropout_coordinate};
 
 /// Widths that a chunk's attention needs, and what computes its products.
 #[derive(Clone, Copy)]

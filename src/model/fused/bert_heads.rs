@@ -3,9 +3,10 @@
 //! pool.
 
 use super::chunk::{Model, grow};
-use super::kernels::{self, Dropout, Moments, Old};
+use super::kernels::{self, Moments, Old};
 use super::linear::{Linear, add_weight_gradient_on_all_threads};
 use super::matmul::Mat;
+use crate::model::dropout::Dropout;
 use crate::model::layout::BertRanges;
 
 fn pooler<'m>(model: &'m Model<'_>, ranges: &BertRanges) -> Linear<'m> {

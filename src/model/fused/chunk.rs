@@ -8,37 +8,14 @@
 use std::ops::Range;
 
 use super::attention::{self, Scratch, Shape, Span};
-use super::kernels::{self, Dropout, Gelu, Moments, Norm, Old};
+use super::kernels::{self, Gelu, Moments, Norm, Old};
 use super::linear::Linear;
 use super::matmul::{Kernel, Mat, Packed, Rhs};
 use super::selection::Selection;
 use crate::collate::HostBatch;
+use crate::model::dropout::{Dropout, Dropouts};
 use crate::model::layout::{BlockRanges, OuterRanges};
 use crate::model::{Arch, DropoutSite, ModelConfig, dropout_coordinate};
-use crate::rng::dropout;
-
-/// The dropout layers of one pass: all off, or keyed by seed and step.
-#[derive(Clone, Copy)]
-pub struct Dropouts {
-    rate: f32,
-    seed: u64,
-    step: u64,
-}
-
-impl Dropouts {
-    pub const OFF: Self = Self { rate: 0.0, seed: 0, step: 0 };
-
-    pub fn new(rate: f32, seed: u64, step: u64) -> Self {
-        Self { rate, seed, step }
-    }
-
-    fn at(&self, site: DropoutSite) -> Dropout {
-        if self.rate == 0.0 {
-            return Dropout::OFF;
-        }
-        Dropout::new(dropout::site(self.seed, self.step, site.number()), self.rate)
-    }
-}
 
 /// What a chunk reads and never writes.
 #[derive(Clone, Copy)]

@@ -7,25 +7,10 @@
 use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 
+use crate::model::dropout::Dropout;
 use crate::rng::dropout;
 
-/// One dropout layer in one step; `OFF` keeps everything.
-#[derive(Clone, Copy, Debug)]
-pub struct Dropout {
-    site: u64,
-    threshold: u32,
-    scale: f32,
-}
-
 impl Dropout {
-    /// Keeps everything, unscaled.
-    pub const OFF: Self = Self { site: 0, threshold: 0, scale: 1.0 };
-
-    /// The layer keyed by `site` ([`dropout::site`]) with this rate.
-    pub fn new(site: u64, rate: f32) -> Self {
-        Self { site, threshold: dropout::threshold(rate), scale: dropout::scale(rate) }
-    }
-
     /// Whether nothing is ever dropped.
     #[inline(always)]
     fn is_off(&self) -> bool {

@@ -7,10 +7,11 @@
 
 use rayon::prelude::*;
 
+use super::dropout::Dropouts;
 use super::layout::{BlockRanges, OuterRanges};
 use super::{
     Arch, Engine, Layout, ModelConfig, Optimizer, Outcome, Pass, Precision, Predictions, State, Update,
-    Updated, weight_of,
+    Updated, Wanted, weight_of,
 };
 use crate::collate::HostBatch;
 use crate::sample::PairLabel;
@@ -27,7 +28,7 @@ mod selection;
 mod vocabulary;
 
 use bert_heads::{Pooler, Transform};
-use chunk::{Chunk, Dropouts, Model, Part};
+use chunk::{Chunk, Model, Part};
 use linear::{Direction, add_weight_gradient};
 use matmul::{Kernel, Mat, Packed, Rhs};
 use vocabulary::VocabularyHead;
@@ -100,14 +101,6 @@ macro_rules! pack_block {
             $engine.packed = packed;
         }
     };
-}
-
-/// Which tokens' states are wanted behind the last block.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    All,
-    /// The masked ones and each sample's first.
-    Predicted,
 }
 
 /// A place in the chunked batch.
@@ -413,6 +406,11 @@ impl Engine for FusedEngine {
     fn encode(&mut self, batch: &HostBatch) -> Result<Vec<f32>> {
         self.forward(batch, 0, Dropouts::OFF, Wanted::All)?;
         Ok(self.state_of(batch, self.config.layers))
+    }
+
+    fn forget_gradients(&mut self) -> Result<()> {
+        self.gradients.fill(0.0);
+        Ok(())
     }
 
     fn gradients(&self) -> Result<Vec<f32>> {

@@ -163,6 +163,11 @@ impl Engine for GraphEngine {
             .map_err(|error| failed("forward pass", error))
     }
 
+    fn forget_gradients(&mut self) -> Result<()> {
+        self.gradients.fill(0.0);
+        Ok(())
+    }
+
     fn gradients(&self) -> Result<Vec<f32>> {
         Ok(self.gradients.clone())
     }
@@ -174,7 +179,7 @@ impl Engine for GraphEngine {
     fn restore(&mut self, state: State) -> Result<()> {
         state.check(&self.layout)?;
         self.state = state;
-        self.gradients.fill(0.0);
+        self.forget_gradients()?;
         self.upload()
     }
 }

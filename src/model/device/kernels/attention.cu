@@ -128,6 +128,16 @@ DEVICE void stage(float shared[][2 * SECOND], const S *from, const float *bias, 
     }
 }
 
+// Keys and values of one head, when nobody reads those before any more, and before anybody reads these. `qkv` and `bias`
+// point to the head's queries.
+DEVICE void stage_keys_and_values(float keys[][2 * SECOND], float values[][2 * SECOND], const S *qkv, const float *bias,
+                                  u32 token, u32 rows) {
+    barrier();
+    stage(keys, qkv + HIDDEN, bias + HIDDEN, 3 * HIDDEN, token, rows);
+    stage(values, qkv + 2 * HIDDEN, bias + 2 * HIDDEN, 3 * HIDDEN, token, rows);
+    barrier();
+}
+
 // The dot product of this pair of threads' row with a row of shared memory.
 DEVICE float dot(const float *half, const float *shared) {
     float sum = 0.0f;
@@ -155,10 +165,7 @@ KERNEL(attention_forward, ATTENTION_THREADS, AttentionForward) {
     RowKey key = query_key(a.drop, a.coordinates, query, tile.head);
     for (u32 start = 0; start < tile.len; start += STEP) {
         u32 rows = tile.len - start < STEP ? tile.len - start : STEP, token = tile.first + start;
-        barrier();
-        stage(keys, a.qkv + HIDDEN + column, a.bias + HIDDEN + column, 3 * HIDDEN, token, rows);
-        stage(values, a.qkv + 2 * HIDDEN + column, a.bias + 2 * HIDDEN + column, 3 * HIDDEN, token, rows);
-        barrier();
+        stage_keys_and_values(keys, values, a.qkv + column, a.bias + column, token, rows);
         for (u32 i = 0; i < rows; i++) {
             float score = dot(q, keys[i]) * a.scale;
             if (score > max) {
@@ -194,10 +201,7 @@ KERNEL(attention_backward_queries, ATTENTION_THREADS, AttentionBackward) {
     float log_sum = a.log_sums[tile.head * a.tokens + query], delta = a.delta[tile.head * a.tokens + query];
     for (u32 start = 0; start < tile.len; start += STEP) {
         u32 rows = tile.len - start < STEP ? tile.len - start : STEP, token = tile.first + start;
-        barrier();
-        stage(keys, a.qkv + HIDDEN + column, a.bias + HIDDEN + column, 3 * HIDDEN, token, rows);
-        stage(values, a.qkv + 2 * HIDDEN + column, a.bias + 2 * HIDDEN + column, 3 * HIDDEN, token, rows);
-        barrier();
+        stage_keys_and_values(keys, values, a.qkv + column, a.bias + column, token, rows);
         for (u32 i = 0; i < rows; i++) {
             float p = expf(dot(q, keys[i]) * a.scale - log_sum);
             float dp = dot(dcontext, values[i]) * kept(a.drop, key, start + i);

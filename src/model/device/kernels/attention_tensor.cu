@@ -46,6 +46,14 @@ DEVICE void stage_rows(u16 shared[STAGED][ROW], const S *from, const float *bias
     }
 }
 
+// Keys and values of one head, for all threads to read behind it; `qkv` and `bias` point to the head's queries.
+DEVICE void stage_keys_and_values(u16 keys[STAGED][ROW], u16 values[STAGED][ROW], const S *qkv, const float *bias,
+                                  u32 rows) {
+    stage_rows(keys, qkv + HIDDEN, bias + HIDDEN, 3 * HIDDEN, rows);
+    stage_rows(values, qkv + 2 * HIDDEN, bias + 2 * HIDDEN, 3 * HIDDEN, rows);
+    barrier();
+}
+
 // This warp's 16 rows.
 DEVICE void load_fragments(Fragments *fragments, u16 shared[STAGED][ROW]) {
     UNROLL
@@ -161,11 +169,9 @@ KERNEL(attention_forward, ATTENTION_THREADS, AttentionForward) {
     clear(&outputs);
     float max[2] = {of_bits(0xff800000u), of_bits(0xff800000u)}, sum[2] = {0.0f, 0.0f};
     for (u32 start = 0; start < tile.len; start += STAGED) {
-        const S *k = a.qkv + (u64)(tile.first + start) * (3 * HIDDEN) + HIDDEN + column;
+        const S *qkv = a.qkv + (u64)(tile.first + start) * (3 * HIDDEN) + column;
         barrier();
-        stage_rows(keys, k, a.bias + HIDDEN + column, 3 * HIDDEN, tile.len - start);
-        stage_rows(values, k + HIDDEN, a.bias + 2 * HIDDEN + column, 3 * HIDDEN, tile.len - start);
-        barrier();
+        stage_keys_and_values(keys, values, qkv, a.bias + column, tile.len - start);
         for (u32 at = 0; at < STAGED && start + at < tile.len; at += SCORES) {
             Scores scores, factors;
             score(&scores, &queries, keys, at);
@@ -230,11 +236,9 @@ KERNEL(attention_backward_queries, ATTENTION_THREADS, AttentionBackward) {
     Outputs outputs;
     clear(&outputs);
     for (u32 start = 0; start < tile.len; start += STAGED) {
-        const S *k = a.qkv + (u64)(tile.first + start) * (3 * HIDDEN) + HIDDEN + column;
+        const S *qkv = a.qkv + (u64)(tile.first + start) * (3 * HIDDEN) + column;
         barrier();
-        stage_rows(keys, k, a.bias + HIDDEN + column, 3 * HIDDEN, tile.len - start);
-        stage_rows(values, k + HIDDEN, a.bias + 2 * HIDDEN + column, 3 * HIDDEN, tile.len - start);
-        barrier();
+        stage_keys_and_values(keys, values, qkv, a.bias + column, tile.len - start);
         for (u32 at = 0; at < STAGED && start + at < tile.len; at += SCORES) {
             Scores scores, dscores, factors;
             score(&scores, &queries, keys, at);
@@ -267,10 +271,8 @@ KERNEL(attention_backward_keys, ATTENTION_THREADS, AttentionBackward) {
     u32 column = tile.head * HEAD_DIM, row = tile.start + warp() * 16 + lane() / 4;
     u64 token = tile.first + tile.start;
     Fragments keys, values;
-    const S *k = a.qkv + token * (3 * HIDDEN) + HIDDEN + column;
-    stage_rows(queries, k, a.bias + HIDDEN + column, 3 * HIDDEN, tile.len - tile.start);
-    stage_rows(gradients, k + HIDDEN, a.bias + 2 * HIDDEN + column, 3 * HIDDEN, tile.len - tile.start);
-    barrier();
+    const S *qkv = a.qkv + token * (3 * HIDDEN) + column;
+    stage_keys_and_values(queries, gradients, qkv, a.bias + column, tile.len - tile.start);
     load_fragments(&keys, queries);
     load_fragments(&values, gradients);
     Outputs dkeys, dvalues;
