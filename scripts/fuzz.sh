@@ -6,16 +6,14 @@
 #     scripts/fuzz.sh --list
 #
 # Needs a C++ compiler besides the Rust toolchain, and nothing of a nightly one: the counters of LLVM are asked for
-# by hand, as cargo-fuzz does with `--sanitizer none`.
+# by hand (tests/fuzz/rustc.sh), as cargo-fuzz does with `--sanitizer none`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export CARGO_TARGET_DIR="$PWD/target/fuzz"
 host=$(rustc -vV | sed -n 's/^host: //p')
-# With --target, build scripts and macros are left without the counters.
-RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
-    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
-    -Cllvm-args=-sanitizer-coverage-trace-compares --cfg=fuzzing" \
+# With --target, build scripts and macros are apart from what runs.
+RUSTC_WRAPPER="$PWD/tests/fuzz/rustc.sh" \
     cargo build --quiet --release --manifest-path tests/fuzz/Cargo.toml --target "$host"
 fuzz="$CARGO_TARGET_DIR/$host/release/fuzz"
 

@@ -20,6 +20,9 @@ pub const HEAD: usize = 4 << 10;
 /// Bytes that are read from a stream at once.
 const BLOCK: usize = 256 << 10;
 
+/// No decoder asks for more room than three times this, less what stands for a broken sequence.
+const SMALLEST_BLOCK: usize = 16;
+
 /// What [`OnBadBytes::Keep`] puts for a broken sequence: no UTF-8 text contains this byte.
 const BROKEN: u8 = 0xff;
 
@@ -263,6 +266,12 @@ pub struct Transcoder<R> {
 impl<R: Read> Transcoder<R> {
     /// Reads `inner` as `encoding`.
     pub fn new(inner: R, encoding: Encoding, on_bad_bytes: OnBadBytes) -> Self {
+        Self::with_block(BLOCK, inner, encoding, on_bad_bytes)
+    }
+
+    /// [`Transcoder::new`] that reads at most `block` bytes at once, at least [`SMALLEST_BLOCK`].
+    pub fn with_block(block: usize, inner: R, encoding: Encoding, on_bad_bytes: OnBadBytes) -> Self {
+        let block = block.max(SMALLEST_BLOCK);
         let decoder = if encoding.is_ascii_compatible() {
             encoding.0.new_decoder_with_bom_removal()
         } else {
@@ -273,10 +282,10 @@ impl<R: Read> Transcoder<R> {
             encoding,
             decoder,
             on_bad_bytes,
-            raw: vec![0; BLOCK],
+            raw: vec![0; block],
             undecoded: 0..0,
             decoded: 0,
-            text: vec![0; 3 * BLOCK],
+            text: vec![0; 3 * block],
             ungiven: 0..0,
             ended: false,
             finished: false,

@@ -4,7 +4,7 @@
 //! Documents are read in any order, which no compressed stream allows, so a copy is made once. A few bytes can stand
 //! for terabytes, so it ends where no text would compress so well, long before a disk is full.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
@@ -62,22 +62,32 @@ impl Compression {
     /// [`crate::ErrorKind::Data`] where they are damaged, cut short, or stand for far too much; those of
     /// [`durable::write_stream`]. No file is made then.
     pub fn expand(self, bytes: &dyn Bytes, to: &Path) -> Result<()> {
-        let input = BufReader::with_capacity(PIECE, Stream::new(bytes));
-        let most = HARMLESS.saturating_add(bytes.len().saturating_mul(MOST_TIMES));
+        durable::write_stream(to, None, |out| self.expand_into(bytes, HARMLESS, to, out))
+    }
+
+    /// Writes what `bytes` stand for to `out`, which errors call `to`; no more than `harmless` bytes and those that
+    /// text may have.
+    ///
+    /// # Errors
+    /// As [`Compression::expand`].
+    pub fn expand_into(self, bytes: &dyn Bytes, harmless: u64, to: &Path, out: &mut dyn Write) -> Result<()> {
+        let piece = bytes.len().clamp(1, PIECE as u64) as usize;
+        let input = BufReader::with_capacity(piece, Stream::new(bytes));
+        let most = harmless.saturating_add(bytes.len().saturating_mul(MOST_TIMES));
         match self {
-            Self::Gzip => self.write(MultiGzDecoder::new(input), most, to),
+            Self::Gzip => self.write(MultiGzDecoder::new(input), most, to, out),
             // It refuses frames that take more than 128 MiB of memory.
             Self::Zstd => {
                 let decoder = zstd::Decoder::with_buffer(input).map_err(|error| self.damaged(error))?;
-                self.write(decoder, most, to)
+                self.write(decoder, most, to, out)
             }
         }
     }
 
-    fn write(self, from: impl Read, most: u64, to: &Path) -> Result<()> {
+    fn write(self, from: impl Read, most: u64, to: &Path, out: &mut dyn Write) -> Result<()> {
         // What fails to be read is told apart from what fails to be written.
         let mut from = Marked(from.take(most + 1));
-        durable::write_stream(to, None, |out| match io::copy(&mut from, out) {
+        match io::copy(&mut from, out) {
             Ok(written) if written > most => Err(Error::data(format!(
                 "it gives more than {MOST_TIMES} times its own length, which no text does: if it is meant so, unpack \
                  it yourself ({})",
@@ -88,7 +98,7 @@ impl Compression {
                 Ok(Unread(error)) => error.downcast().unwrap_or_else(|error| self.damaged(error)),
                 Err(error) => durable::failed_write(to, None, error),
             }),
-        })
+        }
     }
 
     fn damaged(self, error: io::Error) -> Error {

@@ -106,7 +106,15 @@ impl Manifest {
 
     fn read_on(disk: &dyn Disk, path: &Path) -> Result<Self> {
         let bytes = durable::read_at_most_on(disk, path, MOST_OF_A_MANIFEST)?;
-        let damaged = || Error::data(format!("{}: damaged: its checksum does not hold", path.display()));
+        Self::from_text(bytes).map_err(|error| error.context(path.display().to_string()))
+    }
+
+    /// The manifest in the text of a `state.json`.
+    ///
+    /// # Errors
+    /// As [`Manifest::read`].
+    pub fn from_text(bytes: Vec<u8>) -> Result<Self> {
+        let damaged = || Error::data("damaged: its checksum does not hold");
         let from = CHECKSUM_PREFIX.len();
         let digits = from..from + CHECKSUM_DIGITS;
         let stored = bytes.get(digits.clone()).ok_or_else(damaged)?.to_vec();
@@ -116,18 +124,17 @@ impl Manifest {
         if !unsigned.starts_with(CHECKSUM_PREFIX.as_bytes()) || stored != sum.as_bytes() {
             return Err(damaged());
         }
-        let manifest: Self = serde_json::from_slice(&unsigned)
-            .map_err(|e| Error::data(format!("{}: malformed", path.display())).caused_by(e))?;
+        let manifest: Self =
+            serde_json::from_slice(&unsigned).map_err(|e| Error::data("malformed").caused_by(e))?;
         if manifest.format != FORMAT {
             return Err(Error::mismatch(format!(
-                "{}: format {}, this program reads format {FORMAT}",
-                path.display(),
+                "format {}, this program reads format {FORMAT}",
                 manifest.format
             )));
         }
         // Whatever a manifest says, nothing outside its own directory is ever opened for it.
         match manifest.files.keys().find(|name| ![MODEL, OPTIMIZER].contains(&name.as_str())) {
-            Some(name) => Err(Error::data(format!("{}: names a file {name:?}", path.display()))),
+            Some(name) => Err(Error::data(format!("names a file {name:?}"))),
             None => Ok(manifest),
         }
     }
@@ -138,6 +145,50 @@ impl Manifest {
 pub struct Checkpoint {
     pub manifest: Manifest,
     pub state: State,
+}
+
+impl Checkpoint {
+    /// The checkpoint of this manifest, of which `read` gives the first so many bytes of each file in `directory`;
+    /// every length, hash, name and shape checked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Data`] naming the file where anything is not as the manifest and the layout say; those of `read`.
+    pub fn read(
+        manifest: Manifest,
+        directory: &Path,
+        layout: &Layout,
+        read: impl Fn(&Path, u64) -> Result<Vec<u8>>,
+    ) -> Result<Self> {
+        let read = |name: &str| -> Result<(PathBuf, Vec<u8>)> {
+            let path = directory.join(name);
+            let sum = manifest
+                .files
+                .get(name)
+                .ok_or_else(|| Error::data(format!("{}: the manifest does not name it", path.display())))?;
+            // One byte more shows a file that is too long.
+            let bytes = read(&path, sum.length.saturating_add(1))?;
+            tensors::verify(&path, &bytes, sum)?;
+            Ok((path, bytes))
+        };
+        let mut state = State {
+            weights: vec![0.0; layout.len()],
+            first: vec![0.0; layout.len()],
+            second: vec![0.0; layout.len()],
+        };
+        let (model, bytes) = read(MODEL)?;
+        let shape = position_shape(layout);
+        let mut positions = vec![0.0; shape.map_or(0, |shape| shape.iter().product())];
+        let mut targets = targets_of(layout, "", &mut state.weights);
+        if let Some(shape) = shape {
+            targets.insert(POSITION_BUFFER.to_owned(), (shape.to_vec(), &mut positions));
+        }
+        tensors::fill(&model, &bytes, targets)?;
+        let (optimizer, bytes) = read(OPTIMIZER)?;
+        let mut targets = targets_of(layout, "first.", &mut state.first);
+        targets.extend(targets_of(layout, "second.", &mut state.second));
+        tensors::fill(&optimizer, &bytes, targets)?;
+        Ok(Self { manifest, state })
+    }
 }
 
 /// Name of the directory of a step.
@@ -266,35 +317,8 @@ impl<'d> Checkpoints<'d> {
 
     /// Reads the checkpoint of a step, every length, hash, name and shape checked.
     pub fn load(&self, step: u64, layout: &Layout) -> Result<Checkpoint> {
-        let directory = self.directory(step);
-        let manifest = self.manifest(step)?;
-        let read = |name: &str| -> Result<(PathBuf, Vec<u8>)> {
-            let path = directory.join(name);
-            let sum = manifest
-                .files
-                .get(name)
-                .ok_or_else(|| Error::data(format!("{}: the manifest does not name it", path.display())))?;
-            let bytes = tensors::read_summed(self.disk, &path, sum)?;
-            Ok((path, bytes))
-        };
-        let mut state = State {
-            weights: vec![0.0; layout.len()],
-            first: vec![0.0; layout.len()],
-            second: vec![0.0; layout.len()],
-        };
-        let (model, bytes) = read(MODEL)?;
-        let shape = position_shape(layout);
-        let mut positions = vec![0.0; shape.map_or(0, |shape| shape.iter().product())];
-        let mut targets = targets_of(layout, "", &mut state.weights);
-        if let Some(shape) = shape {
-            targets.insert(POSITION_BUFFER.to_owned(), (shape.to_vec(), &mut positions));
-        }
-        tensors::fill(&model, &bytes, targets)?;
-        let (optimizer, bytes) = read(OPTIMIZER)?;
-        let mut targets = targets_of(layout, "first.", &mut state.first);
-        targets.extend(targets_of(layout, "second.", &mut state.second));
-        tensors::fill(&optimizer, &bytes, targets)?;
-        Ok(Checkpoint { manifest, state })
+        let read = |path: &Path, most| self.disk.read(path, most).map_err(|e| Error::reading(path, e));
+        Checkpoint::read(self.manifest(step)?, &self.directory(step), layout, read)
     }
 
     /// Their steps, newest first: real directories under a checkpoint's name, nothing that a symlink leads to.

@@ -163,20 +163,21 @@ impl RunConfig {
     /// layout wrote it.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = durable::read_at_most(path, MOST_OF_A_CONFIGURATION)?;
-        let malformed = |e: serde_json::Error| {
-            Error::data(format!("run configuration {}: malformed", path.display())).caused_by(e)
-        };
-        let value: Value = serde_json::from_slice(&bytes).map_err(malformed)?;
+        Self::from_json(&bytes)
+            .map_err(|error| error.context(format!("run configuration {}", path.display())))
+    }
+
+    /// The configuration in the text of a `config.json`.
+    ///
+    /// # Errors
+    /// As [`RunConfig::read`].
+    pub fn from_json(text: &[u8]) -> Result<Self> {
+        let malformed = |e: serde_json::Error| Error::data("malformed").caused_by(e);
+        let value: Value = serde_json::from_slice(text).map_err(malformed)?;
         match value.get("format").and_then(Value::as_u64) {
             Some(n) if n == u64::from(FORMAT) => serde_json::from_value(value).map_err(malformed),
-            Some(n) => Err(Error::mismatch(format!(
-                "run configuration {}: format {n}, this program reads format {FORMAT}",
-                path.display()
-            ))),
-            None => Err(Error::data(format!(
-                "run configuration {}: no format number: this is not a run of bertstream",
-                path.display()
-            ))),
+            Some(n) => Err(Error::mismatch(format!("format {n}, this program reads format {FORMAT}"))),
+            None => Err(Error::data("no format number: this is not a run of bertstream")),
         }
     }
 

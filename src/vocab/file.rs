@@ -63,12 +63,12 @@ pub(super) fn load(path: &Path) -> Result<Box<dyn Tokenizer>> {
 }
 
 fn load_capped(path: &Path, max_bytes: u64) -> Result<Box<dyn Tokenizer>> {
-    let read = read(path, max_bytes)?;
-    let loaded = match read.format {
-        Format::Ours => parse(&read.bytes),
-        Format::Subwords(_) => read.subwords().map(|tokenizer| Box::new(tokenizer) as _),
-    };
-    loaded.map_err(|error| read.named(error))
+    read(path, max_bytes)?.tokenizer()
+}
+
+/// [`load`] of the bytes of a file and of what lies beside it.
+pub(super) fn from_bytes(path: &Path, bytes: Vec<u8>, beside: &Beside) -> Result<Box<dyn Tokenizer>> {
+    Read::of(path.to_owned(), bytes, |_| Ok(beside.clone()))?.tokenizer()
 }
 
 /// The `tokenizer.json` that does what the vocabulary at `path` does, for `transformers`: a subword
@@ -121,7 +121,30 @@ enum Format {
 }
 
 impl Read {
-    /// The tokenizer in these bytes.
+    /// The bytes of the file `path` as what they are; `beside` gives what lies beside it.
+    fn of(path: PathBuf, bytes: Vec<u8>, beside: impl FnOnce(&Path) -> Result<Beside>) -> Result<Self> {
+        // What is too large for a tokenizer.json is not searched for its model.
+        let small = bytes.len() as u64 <= subword::MAX_BYTES;
+        let shape = || serde_json::from_slice::<Shape>(&bytes);
+        let model = || small && shape().is_ok_and(|shape| shape.format.is_none() && shape.model.is_some());
+        let format = if is_text(&path) && !is_pickle(&bytes) || model() {
+            Format::Subwords(beside(&path)?)
+        } else {
+            Format::Ours
+        };
+        Ok(Self { path, bytes, format })
+    }
+
+    /// The vocabulary in these bytes.
+    fn tokenizer(&self) -> Result<Box<dyn Tokenizer>> {
+        let made = match self.format {
+            Format::Ours => parse(&self.bytes),
+            Format::Subwords(_) => self.subwords().map(|tokenizer| Box::new(tokenizer) as _),
+        };
+        made.map_err(|error| self.named(error))
+    }
+
+    /// The subword tokenizer in these bytes.
     fn subwords(&self) -> Result<SubwordTokenizer> {
         let Format::Subwords(beside) = &self.format else {
             return Err(Error::internal("a word vocabulary is no subword tokenizer"));
@@ -150,16 +173,7 @@ fn read(path: &Path, max_bytes: u64) -> Result<Read> {
         return Err(Error::data(format!("cannot read {}: larger than {most} bytes", path.display())));
     }
     let bytes = durable::read_at_most(&path, most)?;
-    // What is too large for a tokenizer.json is not searched for its model.
-    let small = bytes.len() as u64 <= subword::MAX_BYTES;
-    let shape = || serde_json::from_slice::<Shape>(&bytes);
-    let model = || small && shape().is_ok_and(|shape| shape.format.is_none() && shape.model.is_some());
-    let format = if is_text(&path) && !is_pickle(&bytes) || model() {
-        Format::Subwords(Beside::read(durable::parent(&path))?)
-    } else {
-        Format::Ours
-    };
-    Ok(Read { path, bytes, format })
+    Read::of(path, bytes, |path| Beside::read(durable::parent(path)))
 }
 
 /// The vocabulary in a directory: that of a run, or of a model of `transformers`.

@@ -121,6 +121,18 @@ pub fn load(path: &std::path::Path) -> Result<Box<dyn Tokenizer>> {
     file::load(path)
 }
 
+/// [`load`] of the bytes of a file, whose name tells a `vocab.txt` and is for messages, and of what lies beside it.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_bytes(
+    path: &std::path::Path,
+    bytes: Vec<u8>,
+    beside: &subword::Beside,
+) -> Result<Box<dyn Tokenizer>> {
+    file::from_bytes(path, bytes, beside)
+}
+
 /// The `tokenizer.json` that does for `transformers` what the vocabulary at `path` does here: a subword
 /// tokenizer's own, or one that is made of our words or characters
 /// ([`subword::document::word_level`] says what differs).

@@ -38,9 +38,13 @@ fn expected() -> [(&'static str, Value); 5] {
 pub(super) fn read(directory: &Path) -> Result<ModelConfig> {
     let path = directory.join(CONFIG);
     let bytes = durable::read_at_most(&path, MOST_OF_A_CONFIG)?;
-    let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::data(format!("{}: malformed", path.display())).caused_by(e))?;
-    model(&value).map_err(|e| e.context(path.display().to_string()))
+    parse(&bytes).map_err(|e| e.context(path.display().to_string()))
+}
+
+/// The shape of the model in the text of a `config.json`, with the errors of [`read`].
+pub(super) fn parse(text: &[u8]) -> Result<ModelConfig> {
+    let value: Value = serde_json::from_slice(text).map_err(|e| Error::data("malformed").caused_by(e))?;
+    model(&value)
 }
 
 /// Whether `config.json` of this directory is one of transformers.

@@ -89,6 +89,18 @@ pub fn read(directory: &Path, seed: u64) -> Result<Imported> {
     assemble(model, &layout, found, seed).map_err(|e| e.context(directory.display().to_string()))
 }
 
+/// [`read`] of the text of a `config.json` and of the bytes of the one file with all tensors.
+///
+/// # Errors
+/// As there, without the names of files.
+pub fn from_bytes(config: &[u8], tensors: &[u8], seed: u64) -> Result<Imported> {
+    let model = config::parse(config)?;
+    let layout = Layout::new(&model);
+    let mut found = BTreeMap::new();
+    collect(tensors, &layout, &mut found)?;
+    assemble(model, &layout, found, seed)
+}
+
 /// The files with the tensors.
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let one = directory.join(MODEL);
@@ -127,26 +139,31 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
 
 /// The files that an index of shards names.
 fn shards(index: &Path) -> Result<Vec<PathBuf>> {
+    let bytes = durable::read_at_most(index, MOST_OF_HEADERS)?;
+    let names = shard_names(&bytes).map_err(|e| e.context(index.display().to_string()))?;
+    Ok(names.into_iter().map(|name| index.with_file_name(name)).collect())
+}
+
+/// The base names of files in the text of an index of shards.
+///
+/// # Errors
+/// [`ErrorKind::Data`] where it is malformed, names no file, or one that is no safetensors file beside it.
+pub fn shard_names(text: &[u8]) -> Result<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let wrong = |what: String| Error::data(format!("{}: {what}", index.display()));
-    let bytes = durable::read_at_most(index, MOST_OF_HEADERS)?;
     let Index { weight_map } =
-        serde_json::from_slice(&bytes).map_err(|e| wrong("malformed".to_owned()).caused_by(e))?;
-    let names: BTreeSet<&String> = weight_map.values().collect();
+        serde_json::from_slice(text).map_err(|e| Error::data("malformed").caused_by(e))?;
+    let names: BTreeSet<String> = weight_map.into_values().collect();
     if names.is_empty() {
-        return Err(wrong("it names no file".to_owned()));
+        return Err(Error::data("it names no file"));
     }
-    let beside = |name: &String| {
-        let plain = Path::new(name).file_name().is_some_and(|last| last == name.as_str());
-        match plain && name.ends_with(".safetensors") {
-            true => Ok(index.with_file_name(name)),
-            false => Err(wrong(format!("{name:?} is no safetensors file beside it"))),
-        }
-    };
-    names.into_iter().map(beside).collect()
+    let is_beside = |name: &str| Path::new(name).file_name().is_some_and(|last| last == name);
+    match names.iter().find(|name| !(is_beside(name) && name.ends_with(".safetensors"))) {
+        Some(name) => Err(Error::data(format!("{name:?} is no safetensors file beside it"))),
+        None => Ok(names),
+    }
 }
 
 /// A tensor's values with its shape.
