@@ -4,13 +4,16 @@
 //! Samples and batches are the same, in the same order, for any number of workers, from any cursor on.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use crate::collate::{self, CollateConfig, Collator, HostBatch};
 use crate::corpus::tokens::{self, Block};
 use crate::corpus::{self, Corpus};
-use crate::flow::{FlowReport, StageReport, StageStats, StageSums, ordered_map, prefetch, unordered_map};
+use crate::flow::{
+    FlowReport, StageReport, StageStats, StageSums, Wanted, consumer, ordered_map, prefetch, unordered_map,
+};
 use crate::sample::{self, Cursor, EpochOrder, SampleBuilder, SampleConfig, Samples, Shuffle, Unit};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result};
@@ -62,7 +65,9 @@ impl<'p> Plan<'p> {
     ) -> Result<(R, FlowReport)> {
         one_stage("sample", |stats| {
             thread::scope(|scope| {
-                let parts = self.stream(scope, stats, start, epochs, || self.builder())?;
+                let (_consumer, wanted) = consumer();
+                let parts =
+                    self.stream(scope, stats, start, epochs, &wanted, |wanted| self.builder(wanted))?;
                 consume(&mut parts.map(|part| Ok(part?.samples)))
             })
         })
@@ -138,17 +143,18 @@ impl<'p> Plan<'p> {
         gauges: &Gauges,
         consume: impl FnOnce(&mut dyn Iterator<Item = Result<HostBatch>>) -> Result<R>,
     ) -> Result<R> {
-        self.batches_built_by(|| self.builder(), collate, start, epochs, gauges, consume)
+        self.batches_built_by(|wanted| self.builder(wanted), collate, start, epochs, gauges, consume)
     }
 
     /// [`Plan::gauged_batches`] of samples that are built otherwise: `make` gives each worker a builder of its own.
-    /// What these make of a unit must depend on nothing but the unit; then all that is promised of batches holds.
+    /// What these make of a unit must depend on nothing but the unit; then all that is promised of batches holds. Where
+    /// a unit takes long, they ask whether it is still wanted, and fail where it is not.
     ///
     /// # Errors
     /// As there, and those of `make`.
     pub fn batches_built_by<B: SampleBuilder, R>(
         &self,
-        make: impl FnMut() -> Result<B>,
+        make: impl FnMut(&Wanted) -> Result<B>,
         collate: &CollateConfig,
         start: Cursor,
         epochs: u64,
@@ -164,7 +170,8 @@ impl<'p> Plan<'p> {
         }
         let Gauges { sample, collate, .. } = gauges;
         thread::scope(|scope| {
-            let parts = self.stream(scope, sample, start, epochs, make)?;
+            let (_consumer, wanted) = consumer();
+            let parts = self.stream(scope, sample, start, epochs, &wanted, make)?;
             let batches = Batches::new(parts, collator);
             if self.workers == 0 {
                 return consume(&mut collate.watch(batches));
@@ -181,8 +188,9 @@ impl<'p> Plan<'p> {
     }
 
     /// What makes the samples that the configuration describes.
-    fn builder(&self) -> Result<Box<dyn SampleBuilder + 'p>> {
-        sample::builder(self.corpus, self.tokenizer, self.sample)
+    fn builder(&self, wanted: &Wanted) -> Result<Box<dyn SampleBuilder + 'p>> {
+        let wanted = wanted.clone();
+        sample::builder(self.corpus, self.tokenizer, self.sample, Arc::new(move || wanted.still()))
     }
 
     /// The samples from `start` on, built by threads of `scope`, each with a builder of its own.
@@ -192,12 +200,13 @@ impl<'p> Plan<'p> {
         stats: &'scope StageStats,
         start: Cursor,
         epochs: u64,
+        wanted: &Wanted,
         mut make: M,
     ) -> Result<impl Iterator<Item = Result<Part>> + Send + use<'scope, 'p, B, M>>
     where
         'p: 'scope,
         B: SampleBuilder + 'scope,
-        M: FnMut() -> Result<B>,
+        M: FnMut(&Wanted) -> Result<B>,
     {
         let Self { corpus, sample, workers, .. } = *self;
         let positions = sample::positions(corpus);
@@ -210,7 +219,8 @@ impl<'p> Plan<'p> {
             )));
         }
         let units = units(start, epochs, positions, Cut::new(corpus, sample));
-        let built = ordered_map(scope, "sample", workers, units, stats, |_| Ok(worker(make()?, positions)))?;
+        let worker = |_| Ok(worker(make(wanted)?, positions));
+        let built = ordered_map(scope, "sample", workers, units, stats, wanted, worker)?;
         Ok(Parts { built, corpus, start, given: 0, failed: None, over: false })
     }
 
@@ -227,9 +237,10 @@ impl<'p> Plan<'p> {
             thread::scope(|scope| {
                 let positions = sample::positions(self.corpus);
                 let units = units(Cursor::default(), u64::MAX, positions, Cut::new(self.corpus, self.sample));
-                let worker = |_| Ok(worker(self.builder()?, positions));
-                let mut built =
-                    unordered_map(scope, "sample", self.workers, units, stats, worker)?.map(|built| {
+                let (_consumer, wanted) = consumer();
+                let worker = |_| Ok(worker(self.builder(&wanted)?, positions));
+                let mut built = unordered_map(scope, "sample", self.workers, units, stats, &wanted, worker)?
+                    .map(|built| {
                         let Built { samples, failed, .. } = built?;
                         failed.map_or(Ok(samples), Err)
                     });
@@ -312,10 +323,13 @@ pub fn encode_blocks(
 ) -> Result<()> {
     let encoded = one_stage("tokenize", |stats| {
         thread::scope(|scope| {
-            let blocks = ordered_map(scope, "tokenize", workers, first..header.blocks(), stats, |_| {
+            let (_consumer, wanted) = consumer();
+            let encode = |_| {
                 let mut encoder = tokenizer.encoder();
                 Ok(move |block| tokens::encode_block(corpus, &mut *encoder, header, block))
-            })?;
+            };
+            let blocks = first..header.blocks();
+            let blocks = ordered_map(scope, "tokenize", workers, blocks, stats, &wanted, encode)?;
             blocks.into_iter().try_for_each(|block| consume(block?))
         })
     });
@@ -377,7 +391,8 @@ pub fn documents<R>(
     one_stage("corpus", |stats| {
         thread::scope(|scope| {
             let units = units(Cursor::default(), u64::MAX, len, Cut::of(corpus, 1));
-            consume(&mut ordered_map(scope, "corpus", workers, units, stats, |_| Ok(read))?)
+            let (_consumer, wanted) = consumer();
+            consume(&mut ordered_map(scope, "corpus", workers, units, stats, &wanted, |_| Ok(read))?)
         })
     })
 }

@@ -74,7 +74,7 @@ pub fn train(path: &Path) -> bertstream::Result<Vec<f64>> {
     let mut engine = FusedEngine::new(&model, Optimizer::default(), weights, Precision::F32, 2)?;
 
     let plan = Plan { corpus: &*corpus, tokenizer: &vocab, sample: &sample, workers: 2 };
-    let make = || Ok(EveryFourth(&*corpus, &vocab));
+    let make = |_: &_| Ok(EveryFourth(&*corpus, &vocab));
     plan.batches_built_by(make, &collate, Cursor::default(), 1, &Gauges::default(), |batches| {
         let mut losses = Vec::new();
         for (step, batch) in (1..=100).zip(batches) {

@@ -7,13 +7,15 @@
 //! * an error stands where its item stood and ends the stream, whatever the number of threads;
 //! * a worker's panic is such an error ([`crate::ErrorKind::Internal`]), never a short stream: the end of
 //!   the data is said explicitly, and a channel that closes without it is an error;
-//! * dropping the iterator early stops the threads, and the caller's [`std::thread::scope`] joins them.
+//! * dropping the iterator early stops the threads, and the caller's [`std::thread::scope`] joins them; dropping the
+//!   [`Consumer`] stops them in the midst of an item, where their work asks for it.
 
 mod fail_point;
 mod ordered;
 mod prefetch;
 mod stats;
 mod unordered;
+mod wanted;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -24,6 +26,7 @@ pub use ordered::{IN_FLIGHT_PER_WORKER, OrderedMap, ordered_map};
 pub use prefetch::{Prefetch, prefetch};
 pub use stats::{FlowReport, StageReport, StageStats, StageSums};
 pub use unordered::{UnorderedMap, unordered_map};
+pub use wanted::{Consumer, Wanted, consumer};
 
 /// Runs `work`, and turns a panic into an error that tells the stage, the item and the message.
 ///
@@ -48,7 +51,10 @@ fn cannot_start(name: &str, error: std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::thread;
+
+    use crossbeam_channel::bounded;
 
     use super::*;
     use crate::ErrorKind;
@@ -61,7 +67,8 @@ mod tests {
     fn squares(workers: usize, take: usize, work: fn(u64) -> Result<u64>) -> Vec<Result<u64>> {
         let stats = StageStats::default();
         thread::scope(|scope| {
-            let mapped = ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, |_| Ok(work)).unwrap();
+            let (_consumer, wanted) = consumer();
+            let mapped = ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, &wanted, |_| Ok(work)).unwrap();
             if workers == 0 {
                 return mapped.take(take).collect();
             }
@@ -80,8 +87,11 @@ mod tests {
         let check = |workers, work: fn(u64) -> Result<u64>| {
             let stats = StageStats::default();
             thread::scope(|scope| {
+                let (_consumer, wanted) = consumer();
                 let mut found: Vec<Result<u64>> =
-                    unordered_map(scope, STAGE, workers, 0..ITEMS, &stats, |_| Ok(work)).unwrap().collect();
+                    unordered_map(scope, STAGE, workers, 0..ITEMS, &stats, &wanted, |_| Ok(work))
+                        .unwrap()
+                        .collect();
                 found.sort_by_key(|result| *result.as_ref().unwrap_or(&u64::MAX));
                 found
             })
@@ -113,6 +123,29 @@ mod tests {
                 assert_eq!(squares(workers, take, square).len(), take, "{workers} workers");
             }
         }
+    }
+
+    #[test]
+    fn what_was_not_begun_is_not_begun_for_nobody() {
+        let (stats, begun) = (StageStats::default(), AtomicU64::new(0));
+        let ((begins, seen), (gate, opened)) = (bounded::<()>(0), bounded::<()>(0));
+        thread::scope(|scope| {
+            let (consumer, wanted) = consumer();
+            // The second is in work until the consumer has gone; more wait behind it.
+            let work = |x| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                if x == 1 {
+                    begins.send(()).unwrap();
+                    _ = opened.recv();
+                }
+                Ok(x)
+            };
+            let mut mapped = ordered_map(scope, STAGE, 1, 0..ITEMS, &stats, &wanted, |_| Ok(work)).unwrap();
+            assert_eq!(mapped.next().unwrap().unwrap(), 0);
+            seen.recv().unwrap();
+            drop((mapped, consumer, gate));
+        });
+        assert_eq!(begun.into_inner(), 2);
     }
 
     #[test]
@@ -167,8 +200,9 @@ mod tests {
     fn work_that_nobody_does_is_an_error() {
         let stats = StageStats::default();
         thread::scope(|scope| {
+            let (_consumer, wanted) = consumer();
             let dies = |x: u64| -> Result<u64> { panic!("all die, at {x}") };
-            let mut mapped = ordered_map(scope, STAGE, 2, 0..ITEMS, &stats, |_| Ok(dies)).unwrap();
+            let mut mapped = ordered_map(scope, STAGE, 2, 0..ITEMS, &stats, &wanted, |_| Ok(dies)).unwrap();
             let first = mapped.next().expect("an error is an item").unwrap_err();
             assert_eq!(first.kind(), ErrorKind::Internal);
             assert!(mapped.next().is_none());
@@ -181,7 +215,8 @@ mod tests {
         let pulled = Cell::new(0);
         let items = (0..ITEMS).inspect(|_| pulled.set(pulled.get() + 1));
         thread::scope(|scope| {
-            let mut mapped = ordered_map(scope, STAGE, 2, items, &stats, |_| Ok(square)).unwrap();
+            let (_consumer, wanted) = consumer();
+            let mut mapped = ordered_map(scope, STAGE, 2, items, &stats, &wanted, |_| Ok(square)).unwrap();
             for given in 1..=5 {
                 mapped.next().expect("there are more").unwrap();
                 assert!(pulled.get() < given + 2 * 4, "{} pulled, {given} given", pulled.get());
@@ -196,7 +231,9 @@ mod tests {
         for workers in WORKERS {
             let (mapped, ahead) = (StageStats::default(), StageStats::default());
             thread::scope(|scope| {
-                let items = ordered_map(scope, STAGE, workers, 0..ITEMS, &mapped, |_| Ok(square)).unwrap();
+                let (_consumer, wanted) = consumer();
+                let items =
+                    ordered_map(scope, STAGE, workers, 0..ITEMS, &mapped, &wanted, |_| Ok(square)).unwrap();
                 let items: Box<dyn Iterator<Item = Result<u64>>> = match workers {
                     0 => Box::new(ahead.watch(items)),
                     _ => Box::new(prefetch(scope, STAGE, 2, items, &ahead).unwrap()),
@@ -221,8 +258,9 @@ mod tests {
         let stats = StageStats::default();
         for workers in WORKERS {
             let error = thread::scope(|scope| {
+                let (_consumer, wanted) = consumer();
                 let make = |i| if i + 1 >= workers { Err(Error::data("no worker")) } else { Ok(square) };
-                ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, make).err()
+                ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, &wanted, make).err()
             });
             assert_eq!(error.expect("the last worker fails").kind(), ErrorKind::Data);
         }

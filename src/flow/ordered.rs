@@ -9,7 +9,7 @@ use std::thread::{Builder, Scope};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{StageStats, cannot_start, guard};
+use super::{StageStats, Wanted, cannot_start, guard};
 use crate::{Error, Result};
 
 /// Items under way for each worker: one in work, the others finished or waiting, so that no worker idles
@@ -25,7 +25,8 @@ pub(super) struct Job<T, R> {
 
 /// Applies a worker to each of `items` on threads `stage-0`, `stage-1`, ... of `scope`, and gives the
 /// results in order. `make_worker` is called once for each thread, on the caller's; with no `workers` one
-/// worker runs inline, in `next`. The stream ends with the items or with the first error.
+/// worker runs inline, in `next`. The stream ends with the items or with the first error; what has not been begun when
+/// it is `wanted` no more never is.
 ///
 /// # Errors
 /// Those of `make_worker`; [`crate::ErrorKind::Io`] where a thread cannot be started.
@@ -35,6 +36,7 @@ pub fn ordered_map<'scope, I, W, R>(
     workers: usize,
     items: I,
     stats: &'scope StageStats,
+    wanted: &Wanted,
     mut make_worker: impl FnMut(usize) -> Result<W>,
 ) -> Result<OrderedMap<'scope, I, W, R>>
 where
@@ -50,7 +52,7 @@ where
         let capacity = workers * IN_FLIGHT_PER_WORKER;
         // As wide as the queue of tickets, so that sending a job never blocks.
         let (jobs, queue) = bounded(capacity);
-        start_workers(scope, stage, workers, &queue, stats, make_worker)?;
+        start_workers(scope, stage, workers, &queue, stats, wanted, make_worker)?;
         Lane::Threads { jobs, tickets: VecDeque::with_capacity(capacity), capacity }
     };
     Ok(OrderedMap { items, lane: Some(lane), stage, stats, sent: 0, given: 0 })
@@ -63,6 +65,7 @@ pub(super) fn start_workers<'scope, T: Send + 'scope, R: Send + 'scope, W>(
     workers: usize,
     queue: &Receiver<Job<T, R>>,
     stats: &'scope StageStats,
+    wanted: &Wanted,
     mut make_worker: impl FnMut(usize) -> Result<W>,
 ) -> Result<()>
 where
@@ -70,11 +73,11 @@ where
 {
     for i in 0..workers {
         let worker = make_worker(i)?;
-        let queue = queue.clone();
+        let (queue, wanted) = (queue.clone(), wanted.clone());
         let name = format!("{stage}-{i}");
         Builder::new()
             .name(name.clone())
-            .spawn_scoped(scope, move || serve(queue, worker, stage, stats))
+            .spawn_scoped(scope, move || serve(queue, worker, stage, stats, &wanted))
             .map_err(|error| cannot_start(&name, error))?;
     }
     Ok(())
@@ -86,8 +89,13 @@ fn serve<T, R>(
     mut worker: impl FnMut(T) -> Result<R>,
     stage: &str,
     stats: &StageStats,
+    wanted: &Wanted,
 ) {
     for Job { number, item, reply } in jobs {
+        // A channel is emptied by its receivers even where nobody waits for what becomes of that.
+        if !wanted.still() {
+            return;
+        }
         let mut finished = false;
         let result = guard(stage, number, || {
             let result = stats.worked(|| worker(item));

@@ -5,8 +5,8 @@ use std::thread::Scope;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::StageStats;
 use super::ordered::{IN_FLIGHT_PER_WORKER, Job, lost, start_workers};
+use super::{StageStats, Wanted};
 use crate::Result;
 
 /// [`super::ordered_map`] on `workers > 0` threads, with the same bounds and errors, and the results in any order.
@@ -19,6 +19,7 @@ pub fn unordered_map<'scope, I, W, R>(
     workers: usize,
     items: I,
     stats: &'scope StageStats,
+    wanted: &Wanted,
     make_worker: impl FnMut(usize) -> Result<W>,
 ) -> Result<UnorderedMap<'scope, I, R>>
 where
@@ -31,7 +32,7 @@ where
     stats.runs_on(workers, capacity);
     // Both as wide as what is under way, so that nobody blocks on sending.
     let ((jobs, queue), (reply, results)) = (bounded(capacity), bounded(capacity));
-    start_workers(scope, stage, workers, &queue, stats, make_worker)?;
+    start_workers(scope, stage, workers, &queue, stats, wanted, make_worker)?;
     Ok(UnorderedMap {
         items,
         lane: Some(Lane { jobs, reply, results }),

@@ -163,7 +163,7 @@ mod tests {
             SampleConfig { seq_len: 6, shuffle: Shuffle::None, skip_bad_lines, ..SampleConfig::default() };
         let mut out = Samples::default();
         let unit = Unit { epoch: 0, positions: 0..corpus.len() };
-        sample::builder(&corpus, &vocab, &config)?.build(&unit, &mut out)?;
+        sample::builder(&corpus, &vocab, &config, std::sync::Arc::new(|| true))?.build(&unit, &mut out)?;
         Ok(out)
     }
 

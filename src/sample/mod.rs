@@ -4,6 +4,8 @@
 //! nothing of batches, threads or tensors. How a document is cut into segments ([`Shape`] decides), what the
 //! pair task makes of two of them, and which of their tokens are masked are separate files.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::{Corpus, Shape, mean_bytes};
@@ -484,7 +486,11 @@ pub fn positions(corpus: &dyn Corpus) -> u64 {
     order::positions(&corpus.sources())
 }
 
-/// The builder that `config` asks for. Its units must begin at a multiple of [`SampleConfig::window_for`].
+/// Whether anyone still waits for what is built: a unit of long documents may take seconds, which it need not where it
+/// is for nobody.
+pub type Wanted = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// The builder that `config` asks for. It fails between two documents where what it builds is not `wanted`. Its units must begin at a multiple of [`SampleConfig::window_for`].
 ///
 /// # Errors
 /// [`crate::ErrorKind::Usage`] for a configuration that cannot be meant, or not with this corpus and
@@ -494,15 +500,16 @@ pub fn builder<'p>(
     corpus: &'p dyn Corpus,
     tokenizer: &'p dyn Tokenizer,
     config: &'p SampleConfig,
+    wanted: Wanted,
 ) -> Result<Box<dyn SampleBuilder + 'p>> {
     match corpus.shape() {
         Shape::Pairs => {
             let cut = Halves::new(corpus, tokenizer, config)?;
-            windowed(Walk::new(corpus, tokenizer, config, cut)?, config, corpus)
+            windowed(Walk::new(corpus, tokenizer, config, wanted, cut)?, config, corpus)
         }
         Shape::Documents => {
             let cut = Fill::new(corpus, tokenizer, config)?;
-            windowed(Walk::new(corpus, tokenizer, config, cut)?, config, corpus)
+            windowed(Walk::new(corpus, tokenizer, config, wanted, cut)?, config, corpus)
         }
         Shape::Samples => windowed(Given::new(corpus, tokenizer, config)?, config, corpus),
     }

@@ -6,6 +6,7 @@
 
 use std::ops::{Index, IndexMut, Range};
 
+use super::Wanted;
 use super::encoded::Encoded;
 use super::stored::Stored;
 use crate::corpus::{Corpus, Document};
@@ -73,17 +74,24 @@ pub struct Reader<'p> {
     corpus: &'p dyn Corpus,
     texts: Box<dyn Texts + 'p>,
     skip_bad: bool,
+    wanted: Wanted,
 }
 
 impl<'p> Reader<'p> {
     /// Documents of `corpus` as `tokenizer` encodes them, with what begins a word where `words` is asked for.
-    /// Malformed ones are an error unless they are to be left out.
-    pub fn new(corpus: &'p dyn Corpus, tokenizer: &'p dyn Tokenizer, words: bool, skip_bad: bool) -> Self {
+    /// Malformed ones are an error unless they are to be left out; none is opened that is not `wanted`.
+    pub fn new(
+        corpus: &'p dyn Corpus,
+        tokenizer: &'p dyn Tokenizer,
+        words: bool,
+        skip_bad: bool,
+        wanted: Wanted,
+    ) -> Self {
         let texts: Box<dyn Texts> = match corpus.tokens().filter(|tokens| tokens.is_of(tokenizer)) {
             Some(tokens) => Box::new(Stored::new(corpus, tokens, words)),
-            None => Box::new(FromText::new(corpus, tokenizer, words)),
+            None => Box::new(FromText::new(corpus, tokenizer, words, Wanted::clone(&wanted))),
         };
-        Self { corpus, texts, skip_bad }
+        Self { corpus, texts, skip_bad, wanted }
     }
 
     /// The documents that are open.
@@ -95,8 +103,12 @@ impl<'p> Reader<'p> {
     /// it is malformed and the policy is to leave such documents out.
     ///
     /// # Errors
-    /// Those of [`Corpus::document`]; [`ErrorKind::Data`] where sentences are missing.
+    /// Those of [`Corpus::document`]; [`ErrorKind::Data`] where sentences are missing; [`ErrorKind::Internal`], which
+    /// nobody sees, where nothing is wanted any more.
     pub fn open(&mut self, slot: Slot, id: u64, needed: usize) -> Result<Option<usize>> {
+        if !(self.wanted)() {
+            return Err(Error::internal(format!("document {id} is wanted no more")));
+        }
         let opened = self.texts.open(slot, id).and_then(|sentences| match sentences {
             _ if sentences >= needed => Ok(sentences),
             0 => Err(self.too_few(id, String::new(), 0, needed)),
@@ -125,13 +137,14 @@ struct FromText<'p> {
     corpus: &'p dyn Corpus,
     encoder: Box<dyn Encoder + 'p>,
     words: bool,
+    wanted: Wanted,
     open: Slots<Document<'p>>,
 }
 
 impl<'p> FromText<'p> {
-    fn new(corpus: &'p dyn Corpus, tokenizer: &'p dyn Tokenizer, words: bool) -> Self {
+    fn new(corpus: &'p dyn Corpus, tokenizer: &'p dyn Tokenizer, words: bool, wanted: Wanted) -> Self {
         let encoder = tokenizer.encoder();
-        Self { corpus, encoder, words, open: Slots::default() }
+        Self { corpus, encoder, words, wanted, open: Slots::default() }
     }
 }
 
@@ -148,6 +161,10 @@ impl Texts for FromText<'_> {
     fn encode(&mut self, slot: Slot, sentences: Range<usize>, enough: usize, out: &mut Encoded) {
         out.clear();
         for sentence in &self.open[slot].sentences[sentences] {
+            // A document may be a book. Of what is cut short here nobody sees a sample.
+            if !out.is_empty() && !(self.wanted)() {
+                break;
+            }
             out.push(sentence, &mut *self.encoder, self.words);
             if out.len() >= enough {
                 break;

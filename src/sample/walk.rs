@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::blocks::documents_of_block;
 use super::order::{EpochOrder, Place};
 use super::texts::{Reader, Slot};
-use super::{Cursor, SampleBuilder, SampleConfig, Samples, Unit, nsp};
+use super::{Cursor, SampleBuilder, SampleConfig, Samples, Unit, Wanted, nsp};
 use super::{PairTask, positions};
 use crate::corpus::{Corpus, Source};
 use crate::vocab::Tokenizer;
@@ -63,6 +63,7 @@ impl<'p, C: Cut> Walk<'p, C> {
         corpus: &'p dyn Corpus,
         tokenizer: &'p dyn Tokenizer,
         config: &'p SampleConfig,
+        wanted: Wanted,
         cut: C,
     ) -> Result<Self> {
         let sources = corpus.sources();
@@ -75,7 +76,8 @@ impl<'p, C: Cut> Walk<'p, C> {
         if config.pair == PairTask::Nsp {
             nsp::check(corpus, &sources, config.next_rate)?;
         }
-        let reader = Reader::new(corpus, tokenizer, config.mask_unit.needs_words(), config.skip_bad_lines);
+        let words = config.mask_unit.needs_words();
+        let reader = Reader::new(corpus, tokenizer, words, config.skip_bad_lines, wanted);
         let block = documents_of_block(corpus);
         Ok(Self { reader, config, corpus, sources, block, announced: None, first: FIRST_UNITS, cut })
     }

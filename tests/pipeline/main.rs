@@ -6,13 +6,16 @@ mod faults;
 mod memory;
 mod tokens;
 
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bertstream::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use bertstream::corpus::Corpus;
-use bertstream::pipeline::{Plan, documents};
+use bertstream::flow::Wanted;
+use bertstream::pipeline::{Gauges, Plan, documents};
 use bertstream::sample::{
-    Corruption, Cursor, MaskCount, PairLabel, PairTask, SampleConfig, Samples, Shuffle, Tally, Truncate,
+    Corruption, Cursor, MaskCount, PairLabel, PairTask, SampleBuilder, SampleConfig, Samples, Shuffle, Tally,
+    Truncate, Unit, builder,
 };
 use bertstream::{Error, ErrorKind, Result};
 use memory::{Counted, Documents, KNOWN, Line, Lines, SPECIALS, Words, made_up, pairs};
@@ -263,6 +266,49 @@ fn a_consumer_may_leave_at_any_batch() {
             let taken = plan.batches(&collate, START, u64::MAX, |batches| Ok(batches.take(k).count()));
             assert_eq!(taken.unwrap(), k);
         }
+    }
+}
+
+/// A builder whose units take as long as they are wanted.
+struct Endless(Wanted);
+
+impl SampleBuilder for Endless {
+    fn build(&mut self, _: &Unit, _: &mut Samples) -> Result<()> {
+        while self.0.still() {
+            std::thread::yield_now();
+        }
+        Err(Error::internal("wanted no more"))
+    }
+}
+
+#[test]
+fn a_consumer_that_leaves_ends_what_is_in_work() {
+    let (corpus, words, sample) = (made_up(2000, 5), Words::new(KNOWN as usize), short());
+    let collate = collate(&sample, 10, PadTo::Longest);
+    for workers in [1, 2, 8] {
+        let plan = Plan { corpus: &corpus, tokenizer: &words, sample: &sample, workers };
+        let make = |wanted: &Wanted| Ok(Endless(wanted.clone()));
+        // That these return means that all threads have been joined.
+        plan.batches_built_by(make, &collate, START, 1, &Gauges::default(), |_| Ok(())).unwrap();
+        let failed = plan.batches_built_by(make, &collate, START, 1, &Gauges::default(), |_| {
+            Err::<(), _>(Error::data("the consumer's own"))
+        });
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Data, "{workers} workers");
+    }
+}
+
+#[test]
+fn no_document_is_opened_for_nobody() {
+    let words = Words::new(KNOWN as usize);
+    for config in [short(), SampleConfig { pair: PairTask::None, ..short() }] {
+        let corpus = made_up(200, 5);
+        let asked = AtomicU64::new(0);
+        let wanted = Arc::new(move || asked.fetch_add(1, Ordering::Relaxed) < 10);
+        let mut samples = Samples::default();
+        let unit = Unit { epoch: 0, positions: 0..200 };
+        let mut builder = builder(&corpus, &words, &config, wanted).unwrap();
+        assert_eq!(builder.build(&unit, &mut samples).unwrap_err().kind(), ErrorKind::Internal);
+        assert!((1..=10).contains(&samples.len()), "{}", samples.len());
     }
 }
 

@@ -48,33 +48,36 @@ pub fn run(args: &Args) -> Result<()> {
             .print(&args.measure);
     }
     let hold = Duration::from_millis(args.consumer_ms);
-    let (count, flow) = collating(source.plan(workers), &config, hold, time)?;
-    let more = match args.consumer_ms {
+    let (count, flow, joined) = collating(source.plan(workers), &config, hold, time)?;
+    let mut more = match args.consumer_ms {
         0 => vec![],
         ms => vec![("consumer_ms", json!(ms))],
     };
+    more.push(("stop_ms", json!(1e3 * joined.as_secs_f64())));
     Line { stage: "collate", workers: Some(workers), count, flow: Some(flow), more }.print(&args.measure)
 }
 
-/// Takes batches for `time`, and holds each for `hold`.
+/// Takes batches for `time`, and holds each for `hold`. Tells as well how long it then took until every thread had ended.
 pub fn collating(
     plan: Plan<'_>,
     config: &CollateConfig,
     hold: Duration,
     time: Duration,
-) -> Result<(Count, FlowReport)> {
+) -> Result<(Count, FlowReport, Duration)> {
     let (mut samples, mut tokens, mut next) = (0, 0, Cursor::default());
-    let (elapsed, flow) = plan.measured_batches(config, Cursor::default(), u64::MAX, |batches| {
-        take_for(time, batches, |batch| {
+    let ((elapsed, left), flow) = plan.measured_batches(config, Cursor::default(), u64::MAX, |batches| {
+        let elapsed = take_for(time, batches, |batch| {
             samples += batch.samples() as u64;
             tokens += batch.tokens() as u64;
             next = batch.next;
             pass(hold);
             Ok(())
-        })
+        })?;
+        Ok((elapsed, Instant::now()))
     })?;
+    let joined = left.elapsed();
     let bytes = text_before(plan.corpus, next);
-    Ok((Count { samples: Some(samples), tokens: Some(tokens), bytes, elapsed }, flow))
+    Ok((Count { samples: Some(samples), tokens: Some(tokens), bytes, elapsed }, flow, joined))
 }
 
 /// Lets time pass, as the host does while a device computes.

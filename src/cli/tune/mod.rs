@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     rows.push(row("collate", true, None, &collating_alone(source.plan(0), &config, time)?));
     for &workers in &counts {
-        let (count, _) = collating(source.plan(workers), &config, Duration::ZERO, time)?;
+        let (count, ..) = collating(source.plan(workers), &config, Duration::ZERO, time)?;
         rows.push(row("collate", false, Some(workers), &count));
     }
 
