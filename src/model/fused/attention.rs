@@ -55,10 +55,10 @@ pub struct Scratch {
 
 impl Scratch {
     fn reserve(&mut self, len: usize) {
-        if self.factors.len() < len {
+        if self.probabilities.len() < ROWS * len {
             self.probabilities.resize(ROWS * len, 0.0);
             self.gradients.resize(ROWS * len, 0.0);
-            self.factors.resize(len, 0.0);
+            self.factors.resize(kernels::ROWS_AT_ONCE * len, 0.0);
         }
     }
 }
@@ -87,9 +87,8 @@ pub fn forward(
                 let q = q.rows_from(first, rows);
                 product(MatMut::new(scores, rows, len), Write::Store, q, k_t, shape.scale());
                 let log_sums = &mut log_sums[head * tokens + start + first..][..rows];
-                kernels::softmax(scores, len, log_sums);
                 let coordinate = dropout_coordinate(row_of_step, first, head);
-                kernels::drop_consecutive(scores, len, coordinate, drop, factors);
+                kernels::softmax(scores, len, log_sums, coordinate, drop, factors);
                 let out = &mut context[(start + first) * hidden + column..];
                 let out = MatMut::strided(out, rows, shape.head_dim, hidden);
                 product(out, Write::Store, Mat::new(scores, rows, len), v, 1.0);
@@ -133,10 +132,10 @@ pub fn backward(
                 let (q, dout) = (q.rows_from(first, rows), Mat::strided(dout, rows, shape.head_dim, hidden));
 
                 product(MatMut::new(p, rows, len), Write::Store, q, k_t, shape.scale());
-                kernels::softmax_scaled(p, len, &log_sums[head * tokens + start + first..][..rows], 1.0);
                 product(MatMut::new(dp, rows, len), Write::Store, dout, v_t, 1.0);
+                let log_sums = &log_sums[head * tokens + start + first..][..rows];
                 let coordinate = dropout_coordinate(row_of_step, first, head);
-                kernels::softmax_backward(p, dp, len, coordinate, drop, factors);
+                kernels::softmax_backward(p, dp, len, log_sums, coordinate, drop, factors);
 
                 let (p, dscores) = (Mat::new(p, rows, len), Mat::new(dp, rows, len));
                 gradient(0, first, Write::Store, dscores, k, shape.scale());

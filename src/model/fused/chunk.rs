@@ -158,6 +158,8 @@ pub struct Chunk {
     pub dx: Vec<f32>,
     gradients: BlockGradients,
     scratch: Scratch,
+    /// What a norm before a sublayer gave it `(tokens, h)`.
+    normed: Vec<f32>,
     narrow: Vec<f32>,
     wide: Vec<f32>,
     factors: Vec<f32>,
@@ -307,7 +309,7 @@ impl Chunk {
         let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
 
         let kept = &mut self.kept[layer];
-        let normed = grow(&mut self.narrow, tokens * h);
+        let normed = grow(&mut self.normed, tokens * h);
         let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
         let moments = grow(&mut kept.moments1, tokens);
         kernels::norm(model.norm(), normed, &kept.x[..tokens * h], gain, shift, moments);
@@ -317,14 +319,21 @@ impl Chunk {
         let (rows, is_last) = (self.rows(layer), self.is_last(layer));
         let coordinates = coordinates!(self, layer);
         let kept = &mut self.kept[layer];
-        let (middle, branch) = (grow(&mut kept.middle, rows * h), &self.narrow[..rows * h]);
-        let output_drop = drop(DropoutSite::AttentionOutput);
+        let outputs = [grow(&mut kept.middle, rows * h), grow(&mut self.normed, rows * h)];
+        let (branch, output_drop) = (&self.narrow[..rows * h], drop(DropoutSite::AttentionOutput));
         let x = residual_of!(self, kept, is_last, rows, h);
-        kernels::residual(middle, x, branch, h, coordinates, &output_drop, &mut self.factors);
-
-        let normed = grow(&mut self.narrow, rows * h);
-        let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
-        kernels::norm(model.norm(), normed, middle, gain, shift, grow(&mut kept.moments2, rows));
+        let parameters = [model.at(&block.norm2_gain), model.at(&block.norm2_shift)];
+        let (moments, factors) = (grow(&mut kept.moments2, rows), &mut self.factors);
+        kernels::residual_norm(
+            model.norm(),
+            outputs,
+            [x, branch],
+            coordinates,
+            &output_drop,
+            factors,
+            parameters,
+            moments,
+        );
         self.feed_forward(model, layer, &drop(DropoutSite::FeedForward));
         let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
         let coordinates = coordinates!(self, layer);
@@ -348,27 +357,42 @@ impl Chunk {
         let (rows, is_last) = (self.rows(layer), self.is_last(layer));
         let coordinates = coordinates!(self, layer);
         let kept = &mut self.kept[layer];
-        let (sum, branch) = (grow(&mut kept.sum1, rows * h), &self.narrow[..rows * h]);
-        let output_drop = drop(DropoutSite::AttentionOutput);
+        let outputs = [grow(&mut kept.sum1, rows * h), grow(&mut kept.middle, rows * h)];
+        let (branch, output_drop) = (&self.narrow[..rows * h], drop(DropoutSite::AttentionOutput));
         let x = residual_of!(self, kept, is_last, rows, h);
-        kernels::residual(sum, x, branch, h, coordinates, &output_drop, &mut self.factors);
-        let middle = grow(&mut kept.middle, rows * h);
-        let (gain, shift) = (model.at(&block.norm1_gain), model.at(&block.norm1_shift));
-        kernels::norm(model.norm(), middle, sum, gain, shift, grow(&mut kept.moments1, rows));
+        let parameters = [model.at(&block.norm1_gain), model.at(&block.norm1_shift)];
+        let (moments, factors) = (grow(&mut kept.moments1, rows), &mut self.factors);
+        kernels::residual_norm(
+            model.norm(),
+            outputs,
+            [x, branch],
+            coordinates,
+            &output_drop,
+            factors,
+            parameters,
+            moments,
+        );
 
         self.feed_forward(model, layer, &Dropout::OFF);
         let coordinates = coordinates!(self, layer);
-        let kept = &mut self.kept[layer];
-        let (sum, branch) = (grow(&mut kept.sum2, rows * h), &self.narrow[..rows * h]);
-        let output_drop = drop(DropoutSite::FeedForwardOutput);
-        let middle = &kept.middle[..rows * h];
-        kernels::residual(sum, middle, branch, h, coordinates, &output_drop, &mut self.factors);
         let (done, rest) = self.kept.split_at_mut(layer + 1);
         let kept = &mut done[layer];
         let out = rest.first_mut().map_or(&mut self.output, |next| &mut next.x);
-        let (gain, shift) = (model.at(&block.norm2_gain), model.at(&block.norm2_shift));
-        let (out, moments) = (grow(out, rows * h), grow(&mut kept.moments2, rows));
-        kernels::norm(model.norm(), out, &kept.sum2[..rows * h], gain, shift, moments);
+        let outputs = [grow(&mut kept.sum2, rows * h), grow(out, rows * h)];
+        let inputs = [&kept.middle[..rows * h], &self.narrow[..rows * h]];
+        let output_drop = drop(DropoutSite::FeedForwardOutput);
+        let parameters = [model.at(&block.norm2_gain), model.at(&block.norm2_shift)];
+        let (moments, factors) = (grow(&mut kept.moments2, rows), &mut self.factors);
+        kernels::residual_norm(
+            model.norm(),
+            outputs,
+            inputs,
+            coordinates,
+            &output_drop,
+            factors,
+            parameters,
+            moments,
+        );
     }
 
     /// Attention over the block's queries, keys and values, and its output projection into `narrow`: of the selected
@@ -388,8 +412,7 @@ impl Chunk {
         model.linear(layer, Part::Output).forward(branch, &self.kept[layer].context[..rows * h], rows);
     }
 
-    /// The feed-forward layer into `narrow`: of what stands there where norms come before the sublayers, otherwise of
-    /// `middle`.
+    /// The feed-forward layer into `narrow`: of `normed` where norms come before the sublayers, otherwise of `middle`.
     fn feed_forward(&mut self, model: &Model<'_>, layer: usize, drop: &Dropout) {
         let (h, rows) = (model.config.hidden, self.rows(layer));
         let (wide, coordinates) = (model.config.feed_forward(), coordinates!(self, layer));
@@ -402,7 +425,7 @@ impl Chunk {
             let rows = (rows - first).min(FEED_FORWARD_ROWS);
             let (inner, narrow) = (&mut inner[first * wide..][..rows * wide], first * h..(first + rows) * h);
             let input = match model.config.arch {
-                Arch::Reference => &self.narrow[narrow.clone()],
+                Arch::Reference => &self.normed[narrow.clone()],
                 Arch::Bert => &middle[narrow.clone()],
             };
             expand.forward(inner, input, rows);
@@ -476,51 +499,40 @@ impl Chunk {
 
         // Feed-forward sublayer: through its norm, then down both ways of its sum.
         let (kept, gradients) = (&self.kept[layer], &mut self.gradients);
-        let (dsum, dx) = (grow(&mut self.wide, n), &self.dx[..n]);
+        let outputs = [grow(&mut self.wide, n), grow(&mut gradients.dw2, n)];
         let (gain, moments) = (model.at(&block.norm2_gain), &kept.moments2[..rows]);
         let sums = Sums::split(&mut gradients.sums, h);
-        let norm_sums = [sums.norm2_gain, sums.norm2_shift];
-        kernels::norm_backward(
+        kernels::residual_norm_backward(
             model.norm(),
-            dsum,
+            outputs,
             Old::Replaced,
-            dx,
+            &self.dx[..n],
             &kept.sum2[..n],
             gain,
             moments,
-            norm_sums,
-        );
-        let dw2 = grow(&mut gradients.dw2, n);
-        let drops = [&drop(DropoutSite::FeedForwardOutput), &Dropout::OFF];
-        kernels::residual_backward(
-            dsum,
-            dw2,
-            sums.w2_bias,
+            [sums.norm2_gain, sums.norm2_shift, sums.w2_bias],
             coordinates!(self, layer),
-            drops,
+            &drop(DropoutSite::FeedForwardOutput),
             &mut self.factors,
         );
         self.expand_backward(model, layer, &Dropout::OFF);
-        let dmiddle = &mut self.dx[..n];
-        dmiddle.copy_from_slice(&self.narrow[..n]);
-        kernels::add(dmiddle, &self.wide[..n]);
 
-        // Attention sublayer, likewise.
+        // Attention sublayer, likewise, from what came both ways.
         let (kept, gradients) = (&self.kept[layer], &mut self.gradients);
-        let dsum = &mut self.wide[..n];
+        let outputs = [&mut self.wide[..n], grow(&mut gradients.dout, n)];
         let (gain, moments) = (model.at(&block.norm1_gain), &kept.moments1[..rows]);
         let sums = Sums::split(&mut gradients.sums, h);
-        let norm_sums = [sums.norm1_gain, sums.norm1_shift];
-        let sum1 = &kept.sum1[..n];
-        kernels::norm_backward(model.norm(), dsum, Old::Replaced, dmiddle, sum1, gain, moments, norm_sums);
-        let dout = grow(&mut gradients.dout, n);
-        let drops = [&drop(DropoutSite::AttentionOutput), &Dropout::OFF];
-        kernels::residual_backward(
-            dsum,
-            dout,
-            sums.out_bias,
+        kernels::residual_norm_backward(
+            model.norm(),
+            outputs,
+            Old::Kept,
+            &self.narrow[..n],
+            &kept.sum1[..n],
+            gain,
+            moments,
+            [sums.norm1_gain, sums.norm1_shift, sums.out_bias],
             coordinates!(self, layer),
-            drops,
+            &drop(DropoutSite::AttentionOutput),
             &mut self.factors,
         );
         self.attend_backward(model, layer);
@@ -528,9 +540,7 @@ impl Chunk {
         if self.is_last(layer) {
             self.selection.spread(grow(&mut self.wide, n), h);
         }
-        let dx = grow(&mut self.dx, n);
-        dx.copy_from_slice(&self.narrow[..n]);
-        kernels::add(dx, &self.wide[..n]);
+        kernels::sum(grow(&mut self.dx, n), &self.narrow[..n], &self.wide[..n]);
     }
 
     /// Backward of the feed-forward layer from `dw2`: fills `dinner` and `activated`, and leaves the gradient
