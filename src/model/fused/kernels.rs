@@ -41,11 +41,11 @@ impl Dropout {
     #[inline(always)]
     fn fill_block(&self, row: (u32, u32), block: usize, factors: &mut [f32; dropout::BLOCK]) {
         let (threshold, scale) = (self.threshold, self.scale);
-        let (low, high) = factors.split_at_mut(dropout::BLOCK / 2);
-        for (lane, (low, high)) in low.iter_mut().zip(high).enumerate() {
-            let bits = dropout::hash(row, (block * (dropout::BLOCK / 2) + lane) as u32);
-            *low = if (bits & 0xffff) >= threshold { scale } else { 0.0 };
-            *high = if (bits >> 16) >= threshold { scale } else { 0.0 };
+        const HALF: usize = dropout::BLOCK / 2;
+        for lane in 0..HALF {
+            let bits = dropout::hash(row, (block * HALF + lane) as u32);
+            factors[lane] = if (bits & 0xffff) >= threshold { scale } else { 0.0 };
+            factors[HALF + lane] = if (bits >> 16) >= threshold { scale } else { 0.0 };
         }
     }
 }
