@@ -1,9 +1,9 @@
 //! Matrix products over strided views of plain buffers, in single precision or in bfloat16.
 //!
 //! Everything above is safe code: views check their bounds when they are made. Single precision goes to the
-//! `gemm` crate, or, where there is AMX, to its bfloat16 instructions in three parts a number, which is half as fast
-//! again and no less precise. Where bfloat16 instructions compute, a right operand is [`Packed`] first, for as many
-//! products as it serves; the left one is packed on the way. Sums are single precision in all.
+//! `gemm` crate, or, where there is AMX, to its byte products in fixed point. Where AMX or bfloat16 instructions compute, a
+//! right operand is [`Packed`] first, for as many products as it serves; the left one is packed on the way. Sums are
+//! single precision in all.
 
 use std::cell::RefCell;
 
@@ -23,7 +23,7 @@ pub enum Kernel {
     Single,
     /// Operands rounded to bfloat16, multiplied in single precision: the same products by slower means.
     Rounded,
-    /// Either precision by instructions for bfloat16.
+    /// Either precision by instructions for narrower numbers.
     #[cfg(target_arch = "x86_64")]
     Packed(packed::Method),
 }
@@ -48,7 +48,7 @@ impl Kernel {
         match self {
             Self::Single => Precision::F32,
             #[cfg(target_arch = "x86_64")]
-            Self::Packed(packed::Method::AmxParts) => Precision::F32,
+            Self::Packed(packed::Method::AmxFixed) => Precision::F32,
             _ => Precision::Bf16,
         }
     }
@@ -72,7 +72,7 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Packed(packed::Method::Amx) => "bf16 by AMX",
             #[cfg(target_arch = "x86_64")]
-            Self::Packed(packed::Method::AmxParts) => "f32 by AMX, each number in three parts",
+            Self::Packed(packed::Method::AmxFixed) => "f32 by AMX, in fixed point of three bytes",
         }
     }
 
@@ -320,20 +320,68 @@ mod tests {
             }
         }
     }
-    /// One operand is a unit matrix: all 24 bits of the other come out.
+
+    /// One operand is a unit matrix, so that what comes out is the other as it was rounded: within 2^-23 of the largest
+    /// of 256 that are summed up together, of which each kernel has at least 23 bits.
     #[test]
-    fn single_precision_keeps_every_bit() {
-        let values = [1.0, -1.000_000_1, 3.333_333_3, -2.345_678_9e-20, 1.677_721_5e7, 1e30, -0.1, 65_793.01];
-        let unit: Vec<f32> = (0..64).map(|i| if i % 9 == 0 { 1.0 } else { 0.0 }).collect();
-        let column = Mat::new(&values, 8, 1);
+    fn single_precision_keeps_what_is_as_large_as_its_neighbours() {
+        let mut values: Vec<f32> = (0..600).map(|i| ((i * 7919) % 1013) as f32 / 97.0 - 5.0).collect();
+        values[3] = -1.000_000_1;
+        values[250..260].copy_from_slice(&[
+            1e30,
+            1.0,
+            -3.3,
+            0.0,
+            1e-30,
+            0.1,
+            -2.345_678_9e-20,
+            2e-20,
+            0.0,
+            1e-21,
+        ]);
+        values[260..512].fill(0.0);
+        values[512] = 1e34;
+        let unit: Vec<f32> = (0..600 * 600).map(|i| if i % 601 == 0 { 1.0 } else { 0.0 }).collect();
+        let column = Mat::new(&values, 600, 1);
         for kernel in Kernel::all(Precision::F32) {
-            let (mut out, mut space) = ([0.0; 8], Packed::default());
+            let (mut out, mut space) = ([0.0; 600], Packed::default());
+            let check = |out: &[f32], side| {
+                for (i, (&value, &out)) in values.iter().zip(out).enumerate() {
+                    let block = &values[i / 256 * 256..values.len().min(i / 256 * 256 + 256)];
+                    let largest = block.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
+                    let error = (out - value).abs();
+                    assert!(error <= largest * 2f32.powi(-23), "{kernel:?}, {side}: {value} became {out}");
+                }
+            };
             let rhs = kernel.rhs(column, &mut space);
-            product(MatMut::new(&mut out, 8, 1), Write::Store, Mat::new(&unit, 8, 8), rhs, 1.0);
-            assert_eq!(out, values, "{kernel:?}");
-            let rhs = kernel.rhs(Mat::new(&unit, 8, 8), &mut space);
-            product(MatMut::new(&mut out, 1, 8), Write::Store, column.t(), rhs, 1.0);
-            assert_eq!(out, values, "{kernel:?}");
+            product(MatMut::new(&mut out, 600, 1), Write::Store, Mat::new(&unit, 600, 600), rhs, 1.0);
+            check(&out, "right");
+            let rhs = kernel.rhs(Mat::new(&unit, 600, 600), &mut space);
+            product(MatMut::new(&mut out, 1, 600), Write::Store, column.t(), rhs, 1.0);
+            check(&out, "left");
+        }
+    }
+
+    /// Powers of two and their neighbours through the whole range: where factors must not overflow, and where rounding
+    /// must not leave the bytes.
+    #[test]
+    fn single_precision_has_the_range_of_its_numbers() {
+        for kernel in Kernel::all(Precision::F32) {
+            for exponent in -126..=126 {
+                for value in
+                    [1.0, 1.992_156, 1.992_156_3, 1.992_157, 1.999_999_9].map(|x| x * 2f32.powi(exponent))
+                {
+                    let (mut out, mut space) = ([0.0], Packed::default());
+                    let rhs = kernel.rhs(Mat::new(&[1.0], 1, 1), &mut space);
+                    product(MatMut::new(&mut out, 1, 1), Write::Store, Mat::new(&[-value], 1, 1), rhs, 1.0);
+                    let error = (out[0] + value).abs();
+                    assert!(
+                        error <= (value * 2f32.powi(-23)).max(2f32.powi(-126)),
+                        "{kernel:?}: {value:e} became {:e}",
+                        out[0]
+                    );
+                }
+            }
         }
     }
 

@@ -1,5 +1,7 @@
-//! Products of packed operands, by the instructions that x86-64 has for bfloat16.
+//! Products of packed operands, by the instructions that x86-64 has for bfloat16 and for bytes.
 
+mod bf16;
+mod fixed;
 mod lines;
 mod pack;
 mod tiles;
@@ -12,8 +14,10 @@ use rayon::prelude::*;
 
 use super::Write;
 use super::view::{Mat, MatMut};
+use bf16::Bf16;
+use fixed::Fixed;
 use lines::{Line, Lines};
-use pack::{DEPTH, STRIP};
+use pack::{Format, STRIP};
 use tiles::{AmxTiles, COLUMNS, Start, Tile};
 
 /// How packed operands are multiplied.
@@ -23,9 +27,8 @@ pub enum Method {
     Avx512,
     /// Rounded to bfloat16, by `tdpbf16ps` of AMX-BF16.
     Amx,
-    /// In single precision: each number as the sum of three in bfloat16, by `tdpbf16ps` of AMX-BF16. A product is
-    /// six of its, which are sixteen times as fast as those of single precision.
-    AmxParts,
+    /// In single precision: each number in fixed point of three bytes, by `tdpbssd` of AMX-INT8.
+    AmxFixed,
 }
 
 impl Method {
@@ -37,24 +40,17 @@ impl Method {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512bf16");
             let amx = avx512 && has_amx() && may_use_amx();
-            let all = [(amx, Self::Amx), (amx, Self::AmxParts), (avx512, Self::Avx512)];
+            let all = [(amx, Self::Amx), (amx, Self::AmxFixed), (avx512, Self::Avx512)];
             all.into_iter().filter_map(|(there, which)| there.then_some(which)).collect()
         })
     }
-
-    /// Bfloat16 numbers for each number of an operand.
-    fn parts(self) -> usize {
-        match self {
-            Self::Avx512 | Self::Amx => 1,
-            Self::AmxParts => 3,
-        }
-    }
 }
 
-/// Whether the processor has AMX tiles with bfloat16 products (leaf 7: EDX bits 24 and 22).
+/// Whether the processor has AMX tiles with products of bfloat16 and of bytes (leaf 7: EDX bits 24, 22 and 25), which
+/// all have that have any.
 fn has_amx() -> bool {
-    let bits = __cpuid_count(7, 0).edx;
-    bits & (1 << 24) != 0 && bits & (1 << 22) != 0
+    const ALL: u32 = 1 << 24 | 1 << 22 | 1 << 25;
+    __cpuid_count(7, 0).edx & ALL == ALL
 }
 
 /// Asks Linux for the tile registers, which a process gets on request only.
@@ -83,41 +79,40 @@ pub struct Panels {
 impl Panels {
     /// Takes the values of `of`.
     pub fn pack(&mut self, method: Method, of: Mat<'_>) {
-        pack_panels(method, self.lines_for(method, of), of);
+        self.take(method, of, false);
     }
 
     /// The same, on all threads of the pool.
     pub fn pack_on_all_threads(&mut self, method: Method, of: Mat<'_>) {
+        self.take(method, of, true);
+    }
+
+    fn take(&mut self, method: Method, of: Mat<'_>, across_threads: bool) {
+        assert!(Method::all().contains(&method), "packed for {method:?}, which is not of this machine");
+        match method {
+            Method::Avx512 | Method::Amx => self.take_as::<Bf16>(of, across_threads),
+            Method::AmxFixed => self.take_as::<Fixed>(of, across_threads),
+        }
+    }
+
+    fn take_as<F: Format>(&mut self, of: Mat<'_>, across_threads: bool) {
         const PANELS: usize = 4;
-        let panels = 2 * pack::strip_lines(of.rows, method.parts()) * PANELS;
-        if panels > 0 {
-            let pieces = self.lines_for(method, of).par_chunks_mut(panels).enumerate().with_max_len(1);
+        (self.depth, self.columns) = (of.rows, of.cols);
+        let panel = 2 * F::strip_lines(of.rows);
+        let lines = self.lines.at_least(of.cols.div_ceil(COLUMNS) * panel);
+        // SAFETY: all methods that there are include AVX512-BF16.
+        let pack = |lines: &mut [Line], of: Mat<'_>| unsafe { pack::columns::<F>(lines, of) };
+        if across_threads && panel > 0 {
+            let pieces = lines.par_chunks_mut(panel * PANELS).enumerate().with_max_len(1);
             pieces.for_each(|(i, lines)| {
                 let first = i * PANELS * COLUMNS;
-                pack_panels(method, lines, of.columns(first, (of.cols - first).min(PANELS * COLUMNS)));
+                pack(lines, of.columns(first, (of.cols - first).min(PANELS * COLUMNS)));
             });
-        }
-    }
-
-    fn lines_for(&mut self, method: Method, of: Mat<'_>) -> &mut [Line] {
-        assert!(Method::all().contains(&method), "packed for {method:?}, which is not of this machine");
-        (self.depth, self.columns) = (of.rows, of.cols);
-        self.lines.at_least(of.cols.div_ceil(COLUMNS) * 2 * pack::strip_lines(of.rows, method.parts()))
-    }
-}
-
-fn pack_panels(method: Method, lines: &mut [Line], of: Mat<'_>) {
-    // SAFETY: all methods that there are include AVX512-BF16.
-    unsafe {
-        match method.parts() {
-            1 => pack::columns::<1>(lines, of),
-            _ => pack::columns::<3>(lines, of),
+        } else {
+            pack(lines, of);
         }
     }
 }
-
-/// Lines along the depth of a strip at a time: 96 kB. What is deeper is summed up in the output, piece by piece.
-const DEEPEST_LINES: usize = 1536;
 
 /// Lines of panels that all rows pass before the next panels' turn: a megabyte, half of the second-level cache, so that
 /// the right operand, which is the larger one of most products, comes from memory once.
@@ -134,58 +129,70 @@ thread_local! {
 
 /// `out = scale * lhs · rhs`, onto what `write` says; `rhs` was packed for this method.
 pub fn product(method: Method, out: MatMut<'_>, write: Write<'_>, lhs: Mat<'_>, rhs: &Panels, scale: f32) {
-    match method.parts() {
-        1 => product_of::<1>(method, out, write, lhs, rhs, scale),
-        _ => product_of::<3>(method, out, write, lhs, rhs, scale),
+    assert!(Method::all().contains(&method), "{method:?} is not of this machine");
+    let sides = (lhs, rhs, scale);
+    // SAFETY: the method is of this machine; tiles lie within `out`, which is borrowed exclusively.
+    unsafe {
+        match method {
+            Method::Avx512 => {
+                product_of::<Bf16>(out, write, sides, |tile, start, a, b| bf16::avx512(tile, start, a, b));
+            }
+            Method::Amx => {
+                let tiles = AmxTiles::configure();
+                product_of::<Bf16>(out, write, sides, |tile, start, a, b| {
+                    bf16::amx(&tiles, tile, start, a, b)
+                });
+            }
+            Method::AmxFixed => {
+                let tiles = AmxTiles::configure();
+                product_of::<Fixed>(out, write, sides, |tile, start, a, b| {
+                    fixed::product(&tiles, tile, start, a, b);
+                });
+            }
+        }
     }
 }
 
-fn product_of<const PARTS: usize>(
-    method: Method,
+/// Tile by tile by `multiply`, which gets the tile, what it starts from, two strips of the left operand and a panel of the
+/// right one. Every tile lies within `out`.
+///
+/// # Safety
+/// AVX512-BF16.
+unsafe fn product_of<F: Format>(
     out: MatMut<'_>,
     write: Write<'_>,
-    lhs: Mat<'_>,
-    rhs: &Panels,
-    scale: f32,
+    (lhs, rhs, scale): (Mat<'_>, &Panels, f32),
+    multiply: impl Fn(Tile, Start<'_>, [&[Line]; 2], &[Line]),
 ) {
     assert_eq!((lhs.rows, rhs.columns, lhs.cols), (out.rows, out.cols, rhs.depth), "shapes of a product");
-    assert!(Method::all().contains(&method), "{method:?} is not of this machine");
     if out.rows == 0 || out.cols == 0 {
         return;
     }
     let mut packed = ROWS.take();
-    let (depth_lines, panels) = (pack::strip_lines(lhs.cols, PARTS), out.cols.div_ceil(COLUMNS));
-    let deepest = DEEPEST_LINES / (PARTS * STRIP) * (PARTS * STRIP);
-    // SAFETY: the method is of this machine.
-    let amx = (method != Method::Avx512).then(|| unsafe { AmxTiles::configure() });
-    for depth in (0..depth_lines.max(1)).step_by(deepest).map(|at| at..(at + deepest).min(depth_lines)) {
-        let strip = depth.len();
-        let lhs = {
-            let [first, end] =
-                [depth.start, depth.end].map(|line| (line / PARTS / STRIP * DEPTH).min(lhs.cols));
-            lhs.columns(first, end - first)
-        };
+    let (panel_lines, panels) = (2 * F::strip_lines(lhs.cols), out.cols.div_ceil(COLUMNS));
+    for first_k in (0..lhs.cols.max(1)).step_by(F::DEEPEST) {
+        let end_k = lhs.cols.min(first_k + F::DEEPEST);
+        let [first_line, end_line] = [first_k, end_k].map(F::strip_lines);
+        let strip = end_line - first_line;
+        let lhs = lhs.columns(first_k, end_k - first_k);
         let group = (GROUP_LINES / (2 * strip).max(1)).clamp(1, panels);
-        // An AMX tile takes two strips, of which the second may be padding.
+        // A tile takes two strips, of which the second may be padding.
         let most = if group == panels { 1 } else { (BLOCK_LINES / strip / 2).max(1) } * 2 * STRIP;
         for first in (0..out.rows).step_by(most) {
             let rows = (out.rows - first).min(most);
             let lines = packed.at_least(rows.div_ceil(2 * STRIP) * 2 * strip);
             let (used, padding) = lines.split_at_mut(rows.div_ceil(STRIP) * strip);
-            // SAFETY: all methods that there are include AVX512-BF16.
-            unsafe { pack::rows::<PARTS>(used, lhs.rows_from(first, rows), scale) };
+            // SAFETY: forwarded.
+            unsafe { pack::rows::<F>(used, lhs.rows_from(first, rows), scale) };
             padding.fill(Line::default());
             for group in (0..panels).step_by(group).map(|panel| panel..(panel + group).min(panels)) {
                 for row in (0..rows).step_by(2 * STRIP) {
                     let (upper, lower) = lines[row / STRIP * strip..][..2 * strip].split_at(strip);
                     let tile = |panel: usize| {
                         let column = panel * COLUMNS;
+                        let at = out.data.as_ptr().wrapping_add((first + row) * out.row_stride + column);
                         Tile {
-                            at: out
-                                .data
-                                .as_ptr()
-                                .wrapping_add((first + row) * out.row_stride + column)
-                                .cast_mut(),
+                            at: at.cast_mut(),
                             stride: out.row_stride,
                             rows: (rows - row).min(2 * STRIP),
                             columns: (out.cols - column).min(COLUMNS),
@@ -197,20 +204,13 @@ fn product_of<const PARTS: usize>(
                         }
                         let (tile, column) = (tile(panel), panel * COLUMNS);
                         let start = match write {
-                            _ if depth.start > 0 => Start::Output,
+                            _ if first_k > 0 => Start::Output,
                             Write::Store => Start::Zero,
                             Write::Add => Start::Output,
                             Write::Bias(bias) => Start::Bias(&bias[column..column + tile.columns]),
                         };
-                        let b = &rhs.lines[panel * 2 * depth_lines..][2 * depth.start..2 * depth.end];
-                        // SAFETY: the tile lies within `out`, which is borrowed exclusively; the method is of
-                        // this machine.
-                        unsafe {
-                            match &amx {
-                                Some(amx) => amx.product::<PARTS>(tile, start, [upper, lower], b),
-                                None => tiles::avx512(tile, start, [upper, lower], b),
-                            }
-                        }
+                        let b = &rhs.lines[panel * panel_lines..][2 * first_line..2 * end_line];
+                        multiply(tile, start, [upper, lower], b);
                     }
                 }
             }
