@@ -269,7 +269,7 @@ impl<R: Read> Transcoder<R> {
         Self::with_block(BLOCK, inner, encoding, on_bad_bytes)
     }
 
-    /// [`Transcoder::new`] that reads at most `block` bytes at once, at least [`SMALLEST_BLOCK`].
+    /// [`Transcoder::new`] that reads at most `block` bytes at once, or 16 where that is less.
     pub fn with_block(block: usize, inner: R, encoding: Encoding, on_bad_bytes: OnBadBytes) -> Self {
         let block = block.max(SMALLEST_BLOCK);
         let decoder = if encoding.is_ascii_compatible() {
