@@ -5,14 +5,14 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::thread::{self, Scope};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use crate::collate::{self, CollateConfig, Collator, HostBatch};
 use crate::corpus::tokens::{self, Block};
 use crate::corpus::{self, Corpus};
 use crate::flow::{
-    FlowReport, StageReport, StageStats, StageSums, Wanted, consumer, ordered_map, prefetch, unordered_map,
+    self, FlowReport, StageReport, StageStats, StageSums, Wanted, ordered_map, prefetch, unordered_map,
 };
 use crate::sample::{self, Cursor, EpochOrder, SampleBuilder, SampleConfig, Samples, Shuffle, Unit};
 use crate::vocab::Tokenizer;
@@ -64,10 +64,9 @@ impl<'p> Plan<'p> {
         consume: impl FnOnce(&mut dyn Iterator<Item = Result<Samples>>) -> Result<R>,
     ) -> Result<(R, FlowReport)> {
         one_stage("sample", |stats| {
-            thread::scope(|scope| {
-                let (_consumer, wanted) = consumer();
+            flow::scope(|scope, wanted| {
                 let parts =
-                    self.stream(scope, stats, start, epochs, &wanted, |wanted| self.builder(wanted))?;
+                    self.stream(scope, stats, start, epochs, wanted, |wanted| self.builder(wanted))?;
                 consume(&mut parts.map(|part| Ok(part?.samples)))
             })
         })
@@ -169,9 +168,8 @@ impl<'p> Plan<'p> {
             )));
         }
         let Gauges { sample, collate, .. } = gauges;
-        thread::scope(|scope| {
-            let (_consumer, wanted) = consumer();
-            let parts = self.stream(scope, sample, start, epochs, &wanted, make)?;
+        flow::scope(|scope, wanted| {
+            let parts = self.stream(scope, sample, start, epochs, wanted, make)?;
             let batches = Batches::new(parts, collator);
             if self.workers == 0 {
                 return consume(&mut collate.watch(batches));
@@ -234,12 +232,11 @@ impl<'p> Plan<'p> {
         consume: impl FnOnce(&mut dyn Iterator<Item = Result<Samples>>) -> Result<R>,
     ) -> Result<(R, FlowReport)> {
         one_stage("sample", |stats| {
-            thread::scope(|scope| {
+            flow::scope(|scope, wanted| {
                 let positions = sample::positions(self.corpus);
                 let units = units(Cursor::default(), u64::MAX, positions, Cut::new(self.corpus, self.sample));
-                let (_consumer, wanted) = consumer();
-                let worker = |_| Ok(worker(self.builder(&wanted)?, positions));
-                let mut built = unordered_map(scope, "sample", self.workers, units, stats, &wanted, worker)?
+                let worker = |_| Ok(worker(self.builder(wanted)?, positions));
+                let mut built = unordered_map(scope, "sample", self.workers, units, stats, wanted, worker)?
                     .map(|built| {
                         let Built { samples, failed, .. } = built?;
                         failed.map_or(Ok(samples), Err)
@@ -322,14 +319,13 @@ pub fn encode_blocks(
     mut consume: impl FnMut(Block) -> Result<()>,
 ) -> Result<()> {
     let encoded = one_stage("tokenize", |stats| {
-        thread::scope(|scope| {
-            let (_consumer, wanted) = consumer();
+        flow::scope(|scope, wanted| {
             let encode = |_| {
                 let mut encoder = tokenizer.encoder();
                 Ok(move |block| tokens::encode_block(corpus, &mut *encoder, header, block))
             };
             let blocks = first..header.blocks();
-            let blocks = ordered_map(scope, "tokenize", workers, blocks, stats, &wanted, encode)?;
+            let blocks = ordered_map(scope, "tokenize", workers, blocks, stats, wanted, encode)?;
             blocks.into_iter().try_for_each(|block| consume(block?))
         })
     });
@@ -389,10 +385,9 @@ pub fn documents<R>(
         Ok(read)
     };
     one_stage("corpus", |stats| {
-        thread::scope(|scope| {
+        flow::scope(|scope, wanted| {
             let units = units(Cursor::default(), u64::MAX, len, Cut::of(corpus, 1));
-            let (_consumer, wanted) = consumer();
-            consume(&mut ordered_map(scope, "corpus", workers, units, stats, &wanted, |_| Ok(read))?)
+            consume(&mut ordered_map(scope, "corpus", workers, units, stats, wanted, |_| Ok(read))?)
         })
     })
 }

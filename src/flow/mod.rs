@@ -7,8 +7,8 @@
 //! * an error stands where its item stood and ends the stream, whatever the number of threads;
 //! * a worker's panic is such an error ([`crate::ErrorKind::Internal`]), never a short stream: the end of
 //!   the data is said explicitly, and a channel that closes without it is an error;
-//! * dropping the iterator early stops the threads, and the caller's [`std::thread::scope`] joins them; dropping the
-//!   [`Consumer`] stops them in the midst of an item, where their work asks for it.
+//! * dropping the iterator early stops the threads, and the caller's [`std::thread::scope`] joins them; the end of
+//!   [`scope`] stops them in the midst of an item, where their work asks for it.
 
 mod fail_point;
 mod ordered;
@@ -26,7 +26,7 @@ pub use ordered::{IN_FLIGHT_PER_WORKER, OrderedMap, ordered_map};
 pub use prefetch::{Prefetch, prefetch};
 pub use stats::{FlowReport, StageReport, StageStats, StageSums};
 pub use unordered::{UnorderedMap, unordered_map};
-pub use wanted::{Consumer, Wanted, consumer};
+pub use wanted::{Wanted, scope};
 
 /// Runs `work`, and turns a panic into an error that tells the stage, the item and the message.
 ///
@@ -56,6 +56,7 @@ mod tests {
 
     use crossbeam_channel::bounded;
 
+    use super::wanted::consumer;
     use super::*;
     use crate::ErrorKind;
 
@@ -66,9 +67,8 @@ mod tests {
     /// Squares `0..ITEMS` through both stages, `work` deciding what each item gives; `take` results of it.
     fn squares(workers: usize, take: usize, work: fn(u64) -> Result<u64>) -> Vec<Result<u64>> {
         let stats = StageStats::default();
-        thread::scope(|scope| {
-            let (_consumer, wanted) = consumer();
-            let mapped = ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, &wanted, |_| Ok(work)).unwrap();
+        scope(|scope, wanted| {
+            let mapped = ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, wanted, |_| Ok(work)).unwrap();
             if workers == 0 {
                 return mapped.take(take).collect();
             }
@@ -86,10 +86,9 @@ mod tests {
     fn without_an_order_everything_comes_once_or_the_error_does() {
         let check = |workers, work: fn(u64) -> Result<u64>| {
             let stats = StageStats::default();
-            thread::scope(|scope| {
-                let (_consumer, wanted) = consumer();
+            scope(|scope, wanted| {
                 let mut found: Vec<Result<u64>> =
-                    unordered_map(scope, STAGE, workers, 0..ITEMS, &stats, &wanted, |_| Ok(work))
+                    unordered_map(scope, STAGE, workers, 0..ITEMS, &stats, wanted, |_| Ok(work))
                         .unwrap()
                         .collect();
                 found.sort_by_key(|result| *result.as_ref().unwrap_or(&u64::MAX));
@@ -199,10 +198,9 @@ mod tests {
     #[test]
     fn work_that_nobody_does_is_an_error() {
         let stats = StageStats::default();
-        thread::scope(|scope| {
-            let (_consumer, wanted) = consumer();
+        scope(|scope, wanted| {
             let dies = |x: u64| -> Result<u64> { panic!("all die, at {x}") };
-            let mut mapped = ordered_map(scope, STAGE, 2, 0..ITEMS, &stats, &wanted, |_| Ok(dies)).unwrap();
+            let mut mapped = ordered_map(scope, STAGE, 2, 0..ITEMS, &stats, wanted, |_| Ok(dies)).unwrap();
             let first = mapped.next().expect("an error is an item").unwrap_err();
             assert_eq!(first.kind(), ErrorKind::Internal);
             assert!(mapped.next().is_none());
@@ -214,9 +212,8 @@ mod tests {
         let stats = StageStats::default();
         let pulled = Cell::new(0);
         let items = (0..ITEMS).inspect(|_| pulled.set(pulled.get() + 1));
-        thread::scope(|scope| {
-            let (_consumer, wanted) = consumer();
-            let mut mapped = ordered_map(scope, STAGE, 2, items, &stats, &wanted, |_| Ok(square)).unwrap();
+        scope(|scope, wanted| {
+            let mut mapped = ordered_map(scope, STAGE, 2, items, &stats, wanted, |_| Ok(square)).unwrap();
             for given in 1..=5 {
                 mapped.next().expect("there are more").unwrap();
                 assert!(pulled.get() < given + 2 * 4, "{} pulled, {given} given", pulled.get());
@@ -230,10 +227,9 @@ mod tests {
     fn work_is_told_from_waiting() {
         for workers in WORKERS {
             let (mapped, ahead) = (StageStats::default(), StageStats::default());
-            thread::scope(|scope| {
-                let (_consumer, wanted) = consumer();
+            scope(|scope, wanted| {
                 let items =
-                    ordered_map(scope, STAGE, workers, 0..ITEMS, &mapped, &wanted, |_| Ok(square)).unwrap();
+                    ordered_map(scope, STAGE, workers, 0..ITEMS, &mapped, wanted, |_| Ok(square)).unwrap();
                 let items: Box<dyn Iterator<Item = Result<u64>>> = match workers {
                     0 => Box::new(ahead.watch(items)),
                     _ => Box::new(prefetch(scope, STAGE, 2, items, &ahead).unwrap()),
@@ -257,10 +253,9 @@ mod tests {
     fn a_worker_that_cannot_be_made_is_reported_before_any_work() {
         let stats = StageStats::default();
         for workers in WORKERS {
-            let error = thread::scope(|scope| {
-                let (_consumer, wanted) = consumer();
+            let error = scope(|scope, wanted| {
                 let make = |i| if i + 1 >= workers { Err(Error::data("no worker")) } else { Ok(square) };
-                ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, &wanted, make).err()
+                ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, wanted, make).err()
             });
             assert_eq!(error.expect("the last worker fails").kind(), ErrorKind::Data);
         }

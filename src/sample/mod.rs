@@ -490,7 +490,8 @@ pub fn positions(corpus: &dyn Corpus) -> u64 {
 /// is for nobody.
 pub type Wanted = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// The builder that `config` asks for. It fails between two documents where what it builds is not `wanted`. Its units must begin at a multiple of [`SampleConfig::window_for`].
+/// The builder that `config` asks for. Its units must begin at a multiple of [`SampleConfig::window_for`]. It fails between
+/// two documents where what it builds is not `wanted`.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Usage`] for a configuration that cannot be meant, or not with this corpus and

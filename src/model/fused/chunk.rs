@@ -179,19 +179,6 @@ macro_rules! coordinates {
     };
 }
 
-/// A block's input for its tokens behind its attention.
-macro_rules! residual_of {
-    ($chunk:ident, $kept:ident, $is_last:ident, $rows:ident, $h:ident) => {
-        if $is_last {
-            let gathered = grow(&mut $chunk.wide, $rows * $h);
-            $chunk.selection.gather(gathered, &$kept.x, $h);
-            &gathered[..]
-        } else {
-            &$kept.x[..$rows * $h]
-        }
-    };
-}
-
 /// Makes `buffer` at least `len` long; its content is unspecified.
 pub fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     if buffer.len() < len {
@@ -316,24 +303,7 @@ impl Chunk {
         let qkv = grow(&mut kept.qkv, tokens * 3 * h);
         model.linear(layer, Part::Projections).forward(qkv, normed, tokens);
         self.attend(model, layer);
-        let (rows, is_last) = (self.rows(layer), self.is_last(layer));
-        let coordinates = coordinates!(self, layer);
-        let kept = &mut self.kept[layer];
-        let outputs = [grow(&mut kept.middle, rows * h), grow(&mut self.normed, rows * h)];
-        let (branch, output_drop) = (&self.narrow[..rows * h], drop(DropoutSite::AttentionOutput));
-        let x = residual_of!(self, kept, is_last, rows, h);
-        let parameters = [model.at(&block.norm2_gain), model.at(&block.norm2_shift)];
-        let (moments, factors) = (grow(&mut kept.moments2, rows), &mut self.factors);
-        kernels::residual_norm(
-            model.norm(),
-            outputs,
-            [x, branch],
-            coordinates,
-            &output_drop,
-            factors,
-            parameters,
-            moments,
-        );
+        let rows = self.rows(layer);
         self.feed_forward(model, layer, &drop(DropoutSite::FeedForward));
         let drops = [&drop(DropoutSite::FeedForwardOutput), &drop(DropoutSite::Block)];
         let coordinates = coordinates!(self, layer);
@@ -347,32 +317,12 @@ impl Chunk {
     /// BERT's block: `m = norm(x + drop(attention(x)))`, `norm(m + drop(feed_forward(m)))`.
     fn forward_post_norm(&mut self, model: &Model<'_>, layer: usize) {
         let (h, tokens, block) = (model.config.hidden, self.tokens, &model.blocks[layer]);
-        let drop = |site: fn(usize) -> DropoutSite| model.dropouts.at(site(layer));
-
         let kept = &mut self.kept[layer];
         let qkv = grow(&mut kept.qkv, tokens * 3 * h);
         let x = &kept.x[..tokens * h];
         model.linear(layer, Part::Projections).forward(qkv, x, tokens);
         self.attend(model, layer);
-        let (rows, is_last) = (self.rows(layer), self.is_last(layer));
-        let coordinates = coordinates!(self, layer);
-        let kept = &mut self.kept[layer];
-        let outputs = [grow(&mut kept.sum1, rows * h), grow(&mut kept.middle, rows * h)];
-        let (branch, output_drop) = (&self.narrow[..rows * h], drop(DropoutSite::AttentionOutput));
-        let x = residual_of!(self, kept, is_last, rows, h);
-        let parameters = [model.at(&block.norm1_gain), model.at(&block.norm1_shift)];
-        let (moments, factors) = (grow(&mut kept.moments1, rows), &mut self.factors);
-        kernels::residual_norm(
-            model.norm(),
-            outputs,
-            [x, branch],
-            coordinates,
-            &output_drop,
-            factors,
-            parameters,
-            moments,
-        );
-
+        let rows = self.rows(layer);
         self.feed_forward(model, layer, &Dropout::OFF);
         let coordinates = coordinates!(self, layer);
         let (done, rest) = self.kept.split_at_mut(layer + 1);
@@ -380,7 +330,7 @@ impl Chunk {
         let out = rest.first_mut().map_or(&mut self.output, |next| &mut next.x);
         let outputs = [grow(&mut kept.sum2, rows * h), grow(out, rows * h)];
         let inputs = [&kept.middle[..rows * h], &self.narrow[..rows * h]];
-        let output_drop = drop(DropoutSite::FeedForwardOutput);
+        let output_drop = model.dropouts.at(DropoutSite::FeedForwardOutput(layer));
         let parameters = [model.at(&block.norm2_gain), model.at(&block.norm2_shift)];
         let (moments, factors) = (grow(&mut kept.moments2, rows), &mut self.factors);
         kernels::residual_norm(
@@ -395,8 +345,8 @@ impl Chunk {
         );
     }
 
-    /// Attention over the block's queries, keys and values, and its output projection into `narrow`: of the selected
-    /// tokens in the last block.
+    /// Attention over the block's queries, keys and values, its output projection, the residual connection and the norm
+    /// behind that, from where on the last block has only the selected tokens.
     fn attend(&mut self, model: &Model<'_>, layer: usize) {
         let (h, tokens) = (model.config.hidden, self.tokens);
         let kept = &mut self.kept[layer];
@@ -410,6 +360,36 @@ impl Chunk {
         let rows = self.rows(layer);
         let branch = grow(&mut self.narrow, rows * h);
         model.linear(layer, Part::Output).forward(branch, &self.kept[layer].context[..rows * h], rows);
+        self.add_attention(model, layer);
+    }
+
+    /// `x + drop(narrow)` and its norm: in the reference that of the feed-forward layer, whose input is `normed`, in BERT
+    /// that of the sublayer itself, which gives `middle`.
+    fn add_attention(&mut self, model: &Model<'_>, layer: usize) {
+        let (h, rows, is_last) = (model.config.hidden, self.rows(layer), self.is_last(layer));
+        let (block, coordinates) = (&model.blocks[layer], coordinates!(self, layer));
+        let Kept { x, sum1, moments1, middle, moments2, .. } = &mut self.kept[layer];
+        let (sum, normed, parameters, moments) = match model.config.arch {
+            Arch::Reference => (middle, &mut self.normed, [&block.norm2_gain, &block.norm2_shift], moments2),
+            Arch::Bert => (sum1, middle, [&block.norm1_gain, &block.norm1_shift], moments1),
+        };
+        let x = if is_last {
+            let gathered = grow(&mut self.wide, rows * h);
+            self.selection.gather(gathered, x, h);
+            gathered
+        } else {
+            &x[..rows * h]
+        };
+        kernels::residual_norm(
+            model.norm(),
+            [grow(sum, rows * h), grow(normed, rows * h)],
+            [x, &self.narrow[..rows * h]],
+            coordinates,
+            &model.dropouts.at(DropoutSite::AttentionOutput(layer)),
+            &mut self.factors,
+            parameters.map(|range| model.at(range)),
+            grow(moments, rows),
+        );
     }
 
     /// The feed-forward layer into `narrow`: of `normed` where norms come before the sublayers, otherwise of `middle`.

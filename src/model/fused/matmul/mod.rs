@@ -126,9 +126,7 @@ impl Packed {
             Form::Empty => {}
             Form::Rounded(values) => values.pack(of),
             #[cfg(target_arch = "x86_64")]
-            Form::Panels(method, panels) if across_threads => panels.pack_on_all_threads(*method, of),
-            #[cfg(target_arch = "x86_64")]
-            Form::Panels(method, panels) => panels.pack(*method, of),
+            Form::Panels(method, panels) => panels.pack(*method, of, across_threads),
         }
     }
 

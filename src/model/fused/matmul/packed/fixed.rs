@@ -46,15 +46,15 @@ impl Format for Fixed {
         let depths = first..from.depth.min(first + Self::BLOCK);
         let (scales, tiles) = out.split_first_mut().expect("a block has a line of scales");
         // SAFETY: AVX-512BW is on.
-        let largest = unsafe {
+        let of_lanes = unsafe {
             if from.along_depth() {
                 pack_lanes(tiles, from, depths)
             } else {
                 pack_depths(tiles, from, depths)
             }
         };
-        for (to, largest) in scales.0.iter_mut().zip(largest) {
-            *to = (Scale::of(largest).worth * scale).to_bits();
+        for (to, lane) in scales.0.iter_mut().zip(of_lanes) {
+            *to = (lane.worth * scale).to_bits();
         }
         if transposed {
             tiles.chunks_exact_mut(STRIP).for_each(|lines| transpose(lines));
@@ -62,14 +62,14 @@ impl Format for Fixed {
     }
 }
 
-/// Packs a source that runs along the depth, a lane to each line; gives the largest numbers of the lanes.
+/// Packs a source that runs along the depth, a lane to each line; gives the scales of the lanes.
 ///
 /// # Safety
 /// AVX-512BW.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pack_lanes(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>) -> [u32; STRIP] {
-    let mut of_lanes = [0; STRIP];
+unsafe fn pack_lanes(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>) -> [Scale; STRIP] {
+    let mut of_lanes = [Scale::of(0); STRIP];
     for (lane, of_lane) in of_lanes.iter_mut().enumerate() {
         let end = if lane < from.lanes { depths.end } else { depths.start };
         let mut largest = _mm512_setzero_si512();
@@ -80,8 +80,8 @@ unsafe fn pack_lanes(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>)
             largest = _mm512_max_epu32(largest, size(unsafe { from.load(lane, k, (end - k).min(16)) }));
             k += 16;
         }
-        *of_lane = _mm512_reduce_max_epu32(largest);
-        let factor = _mm512_set1_ps(Scale::of(*of_lane).factor);
+        *of_lane = Scale::of(_mm512_reduce_max_epu32(largest));
+        let factor = _mm512_set1_ps(of_lane.factor);
         for (tile, out) in tiles.chunks_exact_mut(PARTS * STRIP).enumerate() {
             let k = depths.start + tile * TILE;
             // SAFETY: AVX-512F is on.
@@ -92,13 +92,13 @@ unsafe fn pack_lanes(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>)
     of_lanes
 }
 
-/// Packs a source that runs along the lanes, four depths to each line; gives the largest numbers of the lanes.
+/// Packs a source that runs along the lanes, four depths to each line; gives the scales of the lanes.
 ///
 /// # Safety
 /// AVX-512BW.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pack_depths(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>) -> [u32; STRIP] {
+unsafe fn pack_depths(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>) -> [Scale; STRIP] {
     // Rows often lie a multiple of the page size apart and would put each other out of the first-level cache: what is
     // read twice is copied.
     let mut copy = [MaybeUninit::<__m512>::uninit(); Fixed::BLOCK];
@@ -111,14 +111,13 @@ unsafe fn pack_depths(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>
         largest = _mm512_max_epu32(largest, size(numbers));
         copy.write(numbers);
     }
-    let mut of_lanes = [0; STRIP];
-    let mut factors = [0.0; STRIP];
-    // SAFETY: 64 bytes each.
-    let factors = unsafe {
-        _mm512_storeu_si512(of_lanes.as_mut_ptr().cast(), largest);
-        factors.iter_mut().zip(of_lanes).for_each(|(factor, largest)| *factor = Scale::of(largest).factor);
-        _mm512_loadu_ps(factors.as_ptr())
-    };
+    let mut numbers = Line::default();
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_storeu_si512(numbers.0.as_mut_ptr().cast(), largest) };
+    let of_lanes = numbers.0.map(Scale::of);
+    let factors = of_lanes.map(|lane| lane.factor);
+    // SAFETY: 64 bytes.
+    let factors = unsafe { _mm512_loadu_ps(factors.as_ptr()) };
     for (copy, out) in copy[..padded].chunks_exact(TILE).zip(tiles.chunks_exact_mut(PARTS * STRIP)) {
         for line in 0..STRIP {
             // SAFETY: written above.
@@ -137,6 +136,7 @@ fn size(numbers: __m512) -> __m512i {
 }
 
 /// A power of two for a lane of a block.
+#[derive(Clone, Copy)]
 struct Scale {
     /// Takes the lane's numbers to at most 127 * 2^16 + 127 * 2^8 + 127, as far as three signed bytes reach.
     factor: f32,

@@ -77,25 +77,16 @@ pub struct Panels {
 }
 
 impl Panels {
-    /// Takes the values of `of`.
-    pub fn pack(&mut self, method: Method, of: Mat<'_>) {
-        self.take(method, of, false);
-    }
-
-    /// The same, on all threads of the pool.
-    pub fn pack_on_all_threads(&mut self, method: Method, of: Mat<'_>) {
-        self.take(method, of, true);
-    }
-
-    fn take(&mut self, method: Method, of: Mat<'_>, across_threads: bool) {
+    /// Takes the values of `of`, on the calling thread or on all of the pool.
+    pub fn pack(&mut self, method: Method, of: Mat<'_>, across_threads: bool) {
         assert!(Method::all().contains(&method), "packed for {method:?}, which is not of this machine");
         match method {
-            Method::Avx512 | Method::Amx => self.take_as::<Bf16>(of, across_threads),
-            Method::AmxFixed => self.take_as::<Fixed>(of, across_threads),
+            Method::Avx512 | Method::Amx => self.pack_as::<Bf16>(of, across_threads),
+            Method::AmxFixed => self.pack_as::<Fixed>(of, across_threads),
         }
     }
 
-    fn take_as<F: Format>(&mut self, of: Mat<'_>, across_threads: bool) {
+    fn pack_as<F: Format>(&mut self, of: Mat<'_>, across_threads: bool) {
         const PANELS: usize = 4;
         (self.depth, self.columns) = (of.rows, of.cols);
         let panel = 2 * F::strip_lines(of.rows);
