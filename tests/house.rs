@@ -61,7 +61,12 @@ const CONFINED: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["unsafe"],
-        &["src/corpus/mmap/", "src/model/fused/matmul/", "src/model/device/cuda.rs"],
+        &[
+            "src/corpus/mmap/",
+            "src/model/fused/attention/amx/",
+            "src/model/fused/matmul/",
+            "src/model/device/cuda.rs",
+        ],
         "where it pays for itself, by name",
     ),
     (

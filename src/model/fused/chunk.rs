@@ -85,11 +85,7 @@ impl Model<'_> {
     }
 
     fn shape(&self) -> Shape {
-        Shape {
-            heads: self.config.heads,
-            head_dim: self.config.head_dim(),
-            kernel: self.kernel.for_attention(),
-        }
+        Shape { heads: self.config.heads, head_dim: self.config.head_dim(), kernel: self.kernel }
     }
 }
 

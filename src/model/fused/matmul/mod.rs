@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use crate::model::Precision;
 
 #[cfg(target_arch = "x86_64")]
-mod packed;
+pub mod packed;
 mod rounded;
 mod view;
 
@@ -35,7 +35,7 @@ impl Kernel {
     }
 
     /// All that compute in this precision on this machine, the fastest first.
-    fn all(precision: Precision) -> Vec<Self> {
+    pub fn all(precision: Precision) -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
         let fast = packed::Method::all().iter().map(|&method| Self::Packed(method));
         #[cfg(not(target_arch = "x86_64"))]
@@ -50,15 +50,6 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Packed(packed::Method::AmxFixed) => Precision::F32,
             _ => Precision::Bf16,
-        }
-    }
-
-    /// What computes products as small as those of attention, in the same precision: parts pay where an operand is
-    /// used often.
-    pub fn for_attention(self) -> Self {
-        match self.precision() {
-            Precision::F32 => Self::Single,
-            Precision::Bf16 => self,
         }
     }
 

@@ -35,7 +35,26 @@ impl<'a> Mat<'a> {
         self.data[row * self.row_stride + column * self.col_stride]
     }
 
+    /// Where an element lies: within the buffer, as long as it is one of the view's.
+    #[inline(always)]
+    pub fn address(self, row: usize, column: usize) -> *const f32 {
+        self.data.as_ptr().wrapping_add(row * self.row_stride + column * self.col_stride)
+    }
+
+    /// How far the rows lie apart.
+    #[inline(always)]
+    pub fn row_stride(self) -> usize {
+        self.row_stride
+    }
+
+    /// Whether the elements of a row lie one behind the other.
+    #[inline(always)]
+    pub fn rows_are_contiguous(self) -> bool {
+        self.col_stride == 1
+    }
+
     /// Rows and columns.
+    #[inline(always)]
     pub fn shape(self) -> (usize, usize) {
         (self.rows, self.cols)
     }
@@ -75,6 +94,18 @@ impl<'a> MatMut<'a> {
         assert!(row_stride >= cols, "rows of an output must not overlap");
         assert_covers(data.len(), rows, cols, row_stride);
         Self { data, rows, cols, row_stride }
+    }
+
+    /// Rows and columns.
+    #[inline(always)]
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// Where an element lies: within the buffer, as long as it is one of the view's.
+    #[inline(always)]
+    pub fn address(&mut self, row: usize, column: usize) -> *mut f32 {
+        self.data.as_mut_ptr().wrapping_add(row * self.row_stride + column)
     }
 }
 

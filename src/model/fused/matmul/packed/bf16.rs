@@ -72,10 +72,18 @@ fn rounded(low: __m512, high: __m512) -> __m512i {
 /// Element `2 i` from the low half, `2 i + 1` from the high half, of 16 bits each.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn in_turn() -> __m512i {
-    let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + 16 * (i % 2)) as u16);
-    // SAFETY: 64 bytes.
-    unsafe { _mm512_loadu_si512(order.as_ptr().cast()) }
+pub fn in_turn() -> __m512i {
+    const ORDER: Line = {
+        let mut order = Line([0; 16]);
+        let mut pair = 0;
+        while pair < 16 {
+            order.0[pair] = (pair | (16 + pair) << 16) as u32;
+            pair += 1;
+        }
+        order
+    };
+    // SAFETY: a line is 64 bytes, aligned to 64.
+    unsafe { _mm512_load_si512(std::ptr::from_ref(&ORDER).cast()) }
 }
 
 /// Rows of a tile at a time by AVX512-BF16: their sums and a pair of `b` fill half of the registers.

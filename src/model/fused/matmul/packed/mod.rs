@@ -1,10 +1,10 @@
 //! Products of packed operands, by the instructions that x86-64 has for bfloat16 and for bytes.
 
-mod bf16;
+pub mod bf16;
 mod fixed;
-mod lines;
-mod pack;
-mod tiles;
+pub mod lines;
+pub mod pack;
+pub mod tiles;
 
 use std::arch::x86_64::__cpuid_count;
 use std::cell::RefCell;

@@ -172,7 +172,7 @@ pub fn transpose(lines: &mut [Line]) {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transposed(r: [__m512i; 16]) -> [__m512i; 16] {
+pub fn transposed(r: [__m512i; 16]) -> [__m512i; 16] {
     let zero = _mm512_setzero_si512();
     let (mut t, mut u) = ([zero; 16], [zero; 16]);
     for i in 0..8 {

@@ -1,43 +1,9 @@
-//! Scaled dot-product attention over the real tokens of each sample, forward and backward.
-//!
-//! Works on a chunk's packed `(tokens, 3 * hidden)` queries, keys and values: samples lie behind each other
-//! without padding, so each attends to itself by construction and no mask is needed. Keeps only the log-sum of
-//! each row of scores; the backward pass computes the probabilities again from it (Dao et al. 2022), and
-//! their dropout from its key.
+//! Attention through products of matrices, on any processor: some rows of scores at a time.
 
-use super::kernels;
-use super::matmul::{Kernel, Mat, MatMut, Packed, Rhs, Write, product};
+use super::{Shape, Span, views};
 use crate::model::dropout::{Dropout, dropout_coordinate};
-
-/// Widths that a chunk's attention needs, and what computes its products.
-#[derive(Clone, Copy)]
-pub struct Shape {
-    pub heads: usize,
-    pub head_dim: usize,
-    pub kernel: Kernel,
-}
-
-impl Shape {
-    fn hidden(self) -> usize {
-        self.heads * self.head_dim
-    }
-
-    /// Scores are divided by the square root of a head's width (Vaswani et al. 2017, section 3.2.1).
-    fn scale(self) -> f32 {
-        (self.head_dim as f32).sqrt().recip()
-    }
-}
-
-/// One sample's place in its chunk.
-#[derive(Clone, Copy, Debug)]
-pub struct Span {
-    /// First token in the chunk.
-    pub start: usize,
-    /// Real tokens.
-    pub len: usize,
-    /// Row in the step's whole batch.
-    pub row_of_step: usize,
-}
+use crate::model::fused::kernels;
+use crate::model::fused::matmul::{Mat, MatMut, Packed, Rhs, Write, product};
 
 /// Rows of scores at a time, so that they stay in the second-level cache whatever the length of a sample.
 const ROWS: usize = 128;
@@ -63,7 +29,7 @@ impl Scratch {
     }
 }
 
-/// `context (tokens, hidden)` from `qkv (tokens, 3 * hidden)`; `log_sums (heads, tokens)` for the way back.
+/// As [`super::forward`].
 pub fn forward(
     context: &mut [f32],
     log_sums: &mut [f32],
@@ -97,11 +63,8 @@ pub fn forward(
     }
 }
 
-/// `dqkv (tokens, 3 * hidden)` from `dcontext (tokens, hidden)` and what the forward pass kept.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "two gradients, two kept values, and what the forward pass takes"
-)]
+/// As [`super::backward`].
+#[expect(clippy::too_many_arguments, reason = "as those of what it does")]
 pub fn backward(
     dqkv: &mut [f32],
     dcontext: &[f32],
@@ -146,13 +109,4 @@ pub fn backward(
             }
         }
     }
-}
-
-/// One head's queries, keys and values of one sample, each `(len, head_dim)`.
-fn views(qkv: &[f32], start: usize, len: usize, shape: Shape, column: usize) -> [Mat<'_>; 3] {
-    let hidden = shape.hidden();
-    [0, 1, 2].map(|part| {
-        let from = start * 3 * hidden + part * hidden + column;
-        Mat::strided(&qkv[from..], len, shape.head_dim, 3 * hidden)
-    })
 }

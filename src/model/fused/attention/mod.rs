@@ -1,0 +1,237 @@
+//! Scaled dot-product attention over the real tokens of each sample, forward and backward.
+//!
+//! Works on a chunk's packed `(tokens, 3 * hidden)` queries, keys and values: samples lie behind each other
+//! without padding, so each attends to itself by construction and no mask is needed. Keeps only the log-sum of
+//! each row of scores; the backward pass computes the probabilities again from it (Dao et al. 2022), and
+//! their dropout from its key. Where there is AMX [`amx`] computes it in either precision, elsewhere [`plain`].
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod plain;
+
+#[cfg(target_arch = "x86_64")]
+use super::matmul::packed::Method;
+use super::matmul::{Kernel, Mat};
+use crate::model::dropout::Dropout;
+
+/// Widths that a chunk's attention needs, and what computes its products.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub heads: usize,
+    pub head_dim: usize,
+    pub kernel: Kernel,
+}
+
+impl Shape {
+    fn hidden(self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Scores are divided by the square root of a head's width (Vaswani et al. 2017, section 3.2.1).
+    fn scale(self) -> f32 {
+        (self.head_dim as f32).sqrt().recip()
+    }
+}
+
+/// One sample's place in its chunk.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// First token in the chunk.
+    pub start: usize,
+    /// Real tokens.
+    pub len: usize,
+    /// Row in the step's whole batch.
+    pub row_of_step: usize,
+}
+
+/// Scratch of one chunk, grown to the longest sample and kept; what another kernel would need stays empty.
+#[derive(Default)]
+pub struct Scratch {
+    plain: plain::Scratch,
+    #[cfg(target_arch = "x86_64")]
+    bf16: amx::Scratch<1>,
+    #[cfg(target_arch = "x86_64")]
+    f32: amx::Scratch<3>,
+}
+
+/// `context (tokens, hidden)` from `qkv (tokens, 3 * hidden)`; `log_sums (heads, tokens)` for the way back.
+pub fn forward(
+    context: &mut [f32],
+    log_sums: &mut [f32],
+    qkv: &[f32],
+    spans: &[Span],
+    shape: Shape,
+    drop: &Dropout,
+    scratch: &mut Scratch,
+) {
+    match shape.kernel {
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Packed(Method::Amx) => {
+            amx::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.bf16);
+        }
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Packed(Method::AmxFixed) => {
+            amx::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.f32);
+        }
+        _ => plain::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.plain),
+    }
+}
+
+/// `dqkv (tokens, 3 * hidden)` from `dcontext (tokens, hidden)` and what the forward pass kept.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "two gradients, two kept values, and what the forward pass takes"
+)]
+pub fn backward(
+    dqkv: &mut [f32],
+    dcontext: &[f32],
+    log_sums: &[f32],
+    qkv: &[f32],
+    spans: &[Span],
+    shape: Shape,
+    drop: &Dropout,
+    scratch: &mut Scratch,
+) {
+    match shape.kernel {
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Packed(Method::Amx) => {
+            amx::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.bf16);
+        }
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Packed(Method::AmxFixed) => {
+            amx::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.f32);
+        }
+        _ => plain::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.plain),
+    }
+}
+
+/// One head's queries, keys and values of one sample, each `(len, head_dim)`.
+fn views(qkv: &[f32], start: usize, len: usize, shape: Shape, column: usize) -> [Mat<'_>; 3] {
+    let hidden = shape.hidden();
+    [0, 1, 2].map(|part| {
+        let from = start * 3 * hidden + part * hidden + column;
+        Mat::strided(&qkv[from..], len, shape.head_dim, 3 * hidden)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Precision;
+    use crate::model::dropout::dropout_coordinate;
+    use crate::rng::{Domain, SampleRng, dropout};
+
+    struct Case {
+        shape: Shape,
+        spans: Vec<Span>,
+        tokens: usize,
+        drop: Dropout,
+        qkv: Vec<f32>,
+        dcontext: Vec<f32>,
+    }
+
+    impl Case {
+        fn new(lens: &[usize], heads: usize, head_dim: usize, rate: f32, kernel: Kernel) -> Self {
+            let mut spans = vec![];
+            let mut tokens = 0;
+            for (sample, &len) in lens.iter().enumerate() {
+                spans.push(Span { start: tokens, len, row_of_step: 3 * sample + 1 });
+                tokens += len;
+            }
+            let mut rng = SampleRng::new(Domain::Survey, 9, &[tokens as u64, head_dim as u64]);
+            let mut draw = |n: usize| (0..n).map(|_| rng.normal() as f32).collect::<Vec<_>>();
+            let drop = if rate == 0.0 { Dropout::OFF } else { Dropout::new(dropout::site(1, 2, 3), rate) };
+            let hidden = heads * head_dim;
+            let (qkv, dcontext) = (draw(tokens * 3 * hidden), draw(tokens * hidden));
+            Self { shape: Shape { heads, head_dim, kernel }, spans, tokens, drop, qkv, dcontext }
+        }
+
+        /// Context, log-sums and gradients; all buffers hold something else before.
+        fn run(&self, scratch: &mut Scratch) -> [Vec<f32>; 3] {
+            let hidden = self.shape.hidden();
+            let (mut context, mut log_sums) =
+                (vec![7.0; self.tokens * hidden], vec![7.0; self.tokens * self.shape.heads]);
+            let mut dqkv = vec![7.0; self.tokens * 3 * hidden];
+            let (qkv, spans, shape, drop) = (&self.qkv, &self.spans, self.shape, &self.drop);
+            forward(&mut context, &mut log_sums, qkv, spans, shape, drop, scratch);
+            backward(&mut dqkv, &self.dcontext, &log_sums, qkv, spans, shape, drop, scratch);
+            [context, log_sums, dqkv]
+        }
+
+        /// The same by the definition, in double precision.
+        fn exact(&self) -> [Vec<f64>; 3] {
+            let Shape { heads, head_dim: d, .. } = self.shape;
+            let (h, scale) = (heads * d, f64::from(self.shape.scale()));
+            let mut context = vec![0.0; self.tokens * h];
+            let (mut log_sums, mut dqkv) = (vec![0.0; self.tokens * heads], vec![0.0; self.tokens * 3 * h]);
+            for &Span { start, len, row_of_step } in &self.spans {
+                for head in 0..heads {
+                    let place = |part: usize, token: usize| (start + token) * 3 * h + part * h + head * d;
+                    let row = |part: usize, token: usize| &self.qkv[place(part, token)..][..d];
+                    for i in 0..len {
+                        let dot = |a: &[f32], b: &[f32]| -> f64 {
+                            a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+                        };
+                        let scores: Vec<f64> = (0..len).map(|j| scale * dot(row(0, i), row(1, j))).collect();
+                        let log_sum = scores.iter().map(|s| s.exp()).sum::<f64>().ln();
+                        log_sums[head * self.tokens + start + i] = log_sum;
+                        let key = dropout::row(self.drop.site, dropout_coordinate(row_of_step, i, head));
+                        let out = (start + i) * h + head * d;
+                        let dout = &self.dcontext[out..][..d];
+                        let p: Vec<f64> = scores.iter().map(|s| (s - log_sum).exp()).collect();
+                        let factor = |j| match dropout::keeps(key, j, self.drop.threshold) {
+                            true => f64::from(self.drop.scale),
+                            false => 0.0,
+                        };
+                        let dp: Vec<f64> = (0..len).map(|j| factor(j) * dot(dout, row(2, j))).collect();
+                        let of_row: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+                        for j in 0..len {
+                            let ds = scale * p[j] * (dp[j] - of_row);
+                            for x in 0..d {
+                                context[out + x] += factor(j) * p[j] * f64::from(row(2, j)[x]);
+                                dqkv[place(0, i) + x] += ds * f64::from(row(1, j)[x]);
+                                dqkv[place(1, j) + x] += ds * f64::from(row(0, i)[x]);
+                                dqkv[place(2, j) + x] += factor(j) * p[j] * f64::from(dout[x]);
+                            }
+                        }
+                    }
+                }
+            }
+            [context, log_sums, dqkv]
+        }
+    }
+
+    /// Each kernel against the definition in double precision, relative to the largest number of each result. Single
+    /// precision: some roundings of 6e-8 on the way. In bfloat16 scores are sums of products that were rounded by 2^-8
+    /// each, and so are off by some 2^-8 times their usual size, and all behind them as much more.
+    #[test]
+    fn attention_is_that_of_its_definition() {
+        let lens: [&[usize]; 10] =
+            [&[1], &[2, 15], &[16, 17], &[31], &[32, 20, 33], &[100], &[128], &[130], &[8, 300], &[64, 1, 5]];
+        for (precision, tolerance) in [(Precision::F32, 2e-6), (Precision::Bf16, 2e-2)] {
+            for kernel in Kernel::all(precision) {
+                // One scratch for all, so that what one leaves behind must not matter to the next.
+                let mut scratch = Scratch::default();
+                for (i, lens) in lens.into_iter().rev().enumerate() {
+                    for (heads, head_dim) in [(2, 32), (1, 64), (3, 8), (2, 20), (1, 80)] {
+                        let rate = if (i + head_dim) % 3 == 0 { 0.0 } else { 0.3 };
+                        let case = Case::new(lens, heads, head_dim, rate, kernel);
+                        let results = case.run(&mut scratch);
+                        for (what, (result, exact)) in
+                            ["context", "log-sums", "gradients"].iter().zip(results.iter().zip(case.exact()))
+                        {
+                            let largest = exact.iter().fold(1.0, |m: f64, x| m.max(x.abs()));
+                            for (at, (&x, exact)) in result.iter().zip(exact).enumerate() {
+                                let error = (f64::from(x) - exact).abs() / largest;
+                                assert!(
+                                    error < tolerance,
+                                    "{kernel:?}, {lens:?}, width {head_dim}, rate {rate}: {what}[{at}] = {x}, not {exact}"
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
