@@ -3,7 +3,7 @@
 //! pool.
 
 use super::chunk::{Model, grow};
-use super::kernels::{self, Moments, Old};
+use super::kernels::{self, Moments, Old, Rows};
 use super::linear::{Linear, add_weight_gradient_on_all_threads};
 use super::matmul::Mat;
 use crate::model::dropout::Dropout;
@@ -82,7 +82,8 @@ impl Transform {
         let inner = grow(&mut self.inner, n);
         transform(model, ranges).forward_on_all_threads(inner, x);
         let activated = grow(&mut self.activated, n);
-        kernels::gelu(model.gelu(), activated, inner, h, coordinates, &Dropout::OFF, factors);
+        let at = Rows { coordinates, first_column: 0 };
+        kernels::gelu(model.gelu(), activated, inner, h, at, &Dropout::OFF, factors);
         let (gain, shift) = (model.at(&ranges.transform_gain), model.at(&ranges.transform_shift));
         kernels::norm(model.norm(), x, activated, gain, shift, grow(&mut self.moments, rows));
     }
@@ -106,9 +107,9 @@ impl Transform {
         let sums = [dgain, dshift];
         kernels::norm_backward(model.norm(), dinner, Old::Replaced, dy, activated, gain, moments, sums);
         let dbias = &mut flat[ranges.transform_bias.clone()];
-        let (inner, coordinates, factors) = (&self.inner[..n], &self.coordinates, &mut self.factors);
-        let none = Dropout::OFF;
-        kernels::gelu_backward(model.gelu(), activated, dinner, inner, dbias, coordinates, &none, factors);
+        let at = Rows { coordinates: &self.coordinates, first_column: 0 };
+        let (inner, factors, none) = (&self.inner[..n], &mut self.factors, Dropout::OFF);
+        kernels::gelu_backward(model.gelu(), activated, dinner, inner, dbias, at, &none, factors);
         let (dy, x) = (Mat::new(dinner, rows, h), Mat::new(&self.inputs, rows, h));
         add_weight_gradient_on_all_threads(&mut flat[ranges.transform_weight.clone()], dy, x);
         let dinputs = grow(&mut self.dinputs, n);

@@ -30,7 +30,7 @@ mod vocabulary;
 use bert_heads::{Pooler, Transform};
 use chunk::{Chunk, Model, Part};
 use linear::{Direction, add_weight_gradient};
-use matmul::{Kernel, Mat, Packed, Rhs};
+use matmul::{Kernel, Packed};
 use vocabulary::VocabularyHead;
 
 pub use products::Products;
@@ -63,7 +63,7 @@ pub struct FusedEngine {
     dfeatures: Vec<f32>,
     kernel: Kernel,
     /// The weights of the block at hand for products of the direction at hand; empty where plain views serve.
-    packed: [Packed; 4],
+    packed: (Direction, [Packed; 4]),
     pool: rayon::ThreadPool,
 }
 
@@ -90,15 +90,16 @@ macro_rules! model {
 /// since only one's are needed at a time: packed, they take as much memory as the model or more.
 macro_rules! pack_block {
     ($engine:ident, $layer:expr, $direction:expr) => {
+        $engine.packed.0 = $direction;
         if $engine.kernel != Kernel::Single {
-            let mut packed = std::mem::take(&mut $engine.packed);
+            let mut packed = std::mem::take(&mut $engine.packed.1);
             let (model, kernel) = (model!($engine, Dropouts::OFF), $engine.kernel);
             $engine.pool.install(|| {
                 for (packed, part) in packed.iter_mut().zip(Part::ALL) {
-                    packed.pack_on_all_threads(kernel, model.linear($layer, part).operand($direction));
+                    packed.pack_on_all_threads(kernel, model.plain($layer, part).operand($direction));
                 }
             });
-            $engine.packed = packed;
+            $engine.packed.1 = packed;
         }
     };
 }
@@ -147,7 +148,7 @@ impl FusedEngine {
             first_rows: vec![],
             dfeatures: vec![],
             kernel,
-            packed: Default::default(),
+            packed: (Direction::Forward, Default::default()),
             layout,
             pool,
         };
@@ -506,10 +507,17 @@ struct WeightTask<'g> {
     part: Part,
 }
 
-/// Gradients of a block's four weights, summed over the chunks in order. Tasks of equal size, cut by the
-/// model's shape alone.
+/// Numbers of a weight's gradient that a task sums up over all chunks at a time, so that they stay in the second-level
+/// cache.
+const MOST_OF_A_WEIGHT: usize = 128 << 10;
+
+/// Gradients of a block's four weights, summed over the chunks in order: each number by one task, however they are cut.
 fn add_block_gradients(flat: &mut [f32], model: &Model<'_>, layer: usize, chunks: &[Chunk]) {
-    let h = model.config.hidden;
+    // Some for each thread, so that none waits long for the last; whole strips of packed operands.
+    const TASKS_PER_THREAD: usize = 4;
+    const ROWS: usize = 32;
+    let all: usize = Part::ALL.iter().map(|part| part.ranges(&model.blocks[layer]).0.len()).sum();
+    let most = (all / (TASKS_PER_THREAD * rayon::current_num_threads())).min(MOST_OF_A_WEIGHT);
     let mut tasks = vec![];
     let (mut rest, mut at) = (flat, 0);
     for part in Part::ALL {
@@ -517,19 +525,15 @@ fn add_block_gradients(flat: &mut [f32], model: &Model<'_>, layer: usize, chunks
         let (values, behind) = rest[weight.start - at..].split_at_mut(weight.len());
         (rest, at) = (behind, weight.end);
         let inputs = weight.len() / bias.len();
-        let rows_per_task = (h * h).div_ceil(inputs);
+        let rows_per_task = (most / inputs).next_multiple_of(ROWS).max(ROWS);
         for (i, rows) in values.chunks_mut(rows_per_task * inputs).enumerate() {
             tasks.push(WeightTask { rows, from_row: i * rows_per_task, inputs, part });
         }
     }
-    let operands: Vec<([Rhs<'_>; 4], [Mat<'_>; 4])> = chunks
-        .iter()
-        .map(|chunk| (chunk.inputs(model, layer), chunk.output_gradients(model.config, layer)))
-        .collect();
-    tasks.into_par_iter().with_max_len(1).for_each(|task| {
-        let WeightTask { rows, from_row, inputs, part } = task;
-        for (x, dy) in &operands {
-            add_weight_gradient(rows, from_row, dy[part as usize], inputs, x[part as usize]);
+    tasks.into_par_iter().with_max_len(1).for_each(|WeightTask { rows, from_row, inputs, part }| {
+        for chunk in chunks {
+            let (dy_t, x) = chunk.weight_operands(part);
+            add_weight_gradient(rows, inputs, dy_t.rows(from_row, rows.len() / inputs), x.rhs());
         }
     });
 }

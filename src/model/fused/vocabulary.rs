@@ -73,8 +73,8 @@ impl VocabularyHead {
             slice.partials.resize(rows, (0.0, 0.0));
             let layer = Linear::new(&weight[first * h..(first + len) * h], &bias[first..first + len]);
             matmul::with_space(|space| {
-                space.pack(kernel, layer.operand(Direction::Forward));
-                layer.with(kernel, space).forward(&mut slice.logits, inputs, rows);
+                let packed = kernel.rhs(layer.operand(Direction::Forward), space);
+                layer.with(Direction::Forward, packed).forward(&mut slice.logits, Mat::new(inputs, rows, h));
             });
             kernels::max_and_sum(&slice.logits, len, &mut slice.partials);
         });
@@ -124,13 +124,14 @@ impl VocabularyHead {
                     }
                 }
                 kernels::add_column_sums(dbias, dlogits);
-                add_weight_gradient(dweight, 0, Mat::new(dlogits, rows, len), h, inputs);
+                let dlogits = Mat::new(dlogits, rows, len);
+                add_weight_gradient(dweight, h, dlogits.t(), inputs);
                 slice.dinputs.resize(rows * h, 0.0);
                 // The bias takes no part in the input's gradient.
                 let layer = Linear::new(&weight[first * h..(first + len) * h], &dbias[..len]);
                 matmul::with_space(|space| {
-                    space.pack(kernel, layer.operand(Direction::Backward));
-                    layer.with(kernel, space).input_gradient(&mut slice.dinputs, dlogits, rows);
+                    let packed = kernel.rhs(layer.operand(Direction::Backward), space);
+                    layer.with(Direction::Backward, packed).input_gradient(&mut slice.dinputs, dlogits);
                 });
             });
         self.dinputs.clear();

@@ -44,7 +44,7 @@ pub struct Span {
     pub row_of_step: usize,
 }
 
-/// Scratch of one chunk, grown to the longest sample and kept; what another kernel would need stays empty.
+/// Scratch of one thread, grown to the longest sample and kept; what another kernel would need stays empty.
 #[derive(Default)]
 pub struct Scratch {
     plain: plain::Scratch,

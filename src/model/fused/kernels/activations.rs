@@ -2,6 +2,7 @@
 
 use multiversion::multiversion;
 
+use super::Rows;
 use crate::model::dropout::Dropout;
 
 /// Which approximation of GELU (Hendrycks & Gimpel 2016).
@@ -94,13 +95,13 @@ pub fn gelu(
     out: &mut [f32],
     x: &[f32],
     width: usize,
-    coordinates: &[u64],
+    at: Rows<'_>,
     drop: &Dropout,
     factors: &mut [f32],
 ) {
     match kind {
-        Gelu::Tanh => gelu_rows::<false>(out, x, width, coordinates, drop, factors),
-        Gelu::Erf => gelu_rows::<true>(out, x, width, coordinates, drop, factors),
+        Gelu::Tanh => gelu_rows::<false>(out, x, width, at, drop, factors),
+        Gelu::Erf => gelu_rows::<true>(out, x, width, at, drop, factors),
     }
 }
 
@@ -109,13 +110,14 @@ fn gelu_rows<const ERF: bool>(
     out: &mut [f32],
     x: &[f32],
     width: usize,
-    coordinates: &[u64],
+    at: Rows<'_>,
     drop: &Dropout,
     factors: &mut [f32],
 ) {
     let factors = &mut factors[..width];
-    for ((out, x), &coordinate) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(coordinates) {
-        drop.fill(coordinate, factors);
+    for ((out, x), &coordinate) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(at.coordinates)
+    {
+        drop.fill_from(coordinate, at.first_column, factors);
         for j in 0..width {
             let (value, _) = if ERF { gelu_erf(x[j]) } else { gelu_tanh(x[j]) };
             out[j] = value * factors[j];
@@ -133,13 +135,13 @@ pub fn gelu_backward(
     dy: &mut [f32],
     x: &[f32],
     dbias: &mut [f32],
-    coordinates: &[u64],
+    at: Rows<'_>,
     drop: &Dropout,
     factors: &mut [f32],
 ) {
     match kind {
-        Gelu::Tanh => gelu_rows_backward::<false>(out, dy, x, dbias, coordinates, drop, factors),
-        Gelu::Erf => gelu_rows_backward::<true>(out, dy, x, dbias, coordinates, drop, factors),
+        Gelu::Tanh => gelu_rows_backward::<false>(out, dy, x, dbias, at, drop, factors),
+        Gelu::Erf => gelu_rows_backward::<true>(out, dy, x, dbias, at, drop, factors),
     }
 }
 
@@ -149,15 +151,15 @@ fn gelu_rows_backward<const ERF: bool>(
     dy: &mut [f32],
     x: &[f32],
     dbias: &mut [f32],
-    coordinates: &[u64],
+    at: Rows<'_>,
     drop: &Dropout,
     factors: &mut [f32],
 ) {
     let width = dbias.len();
     let factors = &mut factors[..width];
     let rows = out.chunks_exact_mut(width).zip(dy.chunks_exact_mut(width)).zip(x.chunks_exact(width));
-    for (((out, dy), x), &coordinate) in rows.zip(coordinates) {
-        drop.fill(coordinate, factors);
+    for (((out, dy), x), &coordinate) in rows.zip(at.coordinates) {
+        drop.fill_from(coordinate, at.first_column, factors);
         for j in 0..width {
             let (value, slope) = if ERF { gelu_erf(x[j]) } else { gelu_tanh(x[j]) };
             out[j] = value * factors[j];

@@ -31,6 +31,13 @@ impl Dropout {
     /// Factors of the row at `coordinate`: 0 for a dropped element, the scale for a kept one.
     #[inline(always)]
     fn fill(&self, coordinate: u64, factors: &mut [f32]) {
+        self.fill_from(coordinate, 0, factors);
+    }
+
+    /// The same from a column on, a multiple of [`dropout::BLOCK`].
+    #[inline(always)]
+    fn fill_from(&self, coordinate: u64, first_column: usize, factors: &mut [f32]) {
+        let first = first_column / dropout::BLOCK;
         if self.is_off() {
             factors.fill(1.0);
             return;
@@ -38,11 +45,11 @@ impl Dropout {
         let row = dropout::row(self.site, coordinate);
         let (blocks, rest) = factors.as_chunks_mut();
         for (block, factors) in blocks.iter_mut().enumerate() {
-            self.fill_block(row, block, factors);
+            self.fill_block(row, first + block, factors);
         }
         if !rest.is_empty() {
             let mut whole = [0.0; dropout::BLOCK];
-            self.fill_block(row, blocks.len(), &mut whole);
+            self.fill_block(row, first + blocks.len(), &mut whole);
             rest.copy_from_slice(&whole[..rest.len()]);
         }
     }
@@ -57,6 +64,15 @@ impl Dropout {
             factors[HALF + lane] = if (bits >> 16) >= threshold { scale } else { 0.0 };
         }
     }
+}
+
+/// Where rows of a part of an activation lie in its dropout layer.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// Of each row.
+    pub coordinates: &'a [u64],
+    /// Column of the layer that the part begins with, a multiple of [`dropout::BLOCK`].
+    pub first_column: usize,
 }
 
 /// What every processor of the architecture has.
@@ -191,12 +207,16 @@ mod tests {
     #[test]
     fn fast_masks_are_the_defined_ones() {
         let drop = Dropout::new(dropout::site(3, 4, 5), 0.3);
-        for width in [1, 15, 16, 17, 31, 32, 33, 100] {
+        for (first, width) in [1, 15, 16, 17, 31, 32, 33, 100].into_iter().flat_map(|w| [(0, w), (64, w)]) {
             let mut factors = vec![9.0; width];
-            drop.fill(77, &mut factors);
-            for (j, &factor) in factors.iter().enumerate() {
+            drop.fill_from(77, first, &mut factors);
+            for (j, &factor) in (first..).zip(&factors) {
                 let kept = dropout::keeps(dropout::row(drop.site, 77), j, drop.threshold);
-                assert_eq!(factor, if kept { drop.scale } else { 0.0 }, "element {j} of {width}");
+                assert_eq!(
+                    factor,
+                    if kept { drop.scale } else { 0.0 },
+                    "element {j} of {width} from {first}"
+                );
             }
         }
     }
@@ -287,14 +307,15 @@ mod tests {
                 assert_eq!(y, again);
             }
 
+            let at = Rows { coordinates: &coordinates, first_column: 32 };
             for kind in [Gelu::Tanh, Gelu::Erf] {
                 let gelu_of = |x: &[f32]| {
                     let (mut y, mut factors) = (vec![0.0; n], vec![0.0; width]);
-                    gelu(kind, &mut y, x, width, &coordinates, &drop, &mut factors);
+                    gelu(kind, &mut y, x, width, at, &drop, &mut factors);
                     y
                 };
                 let (mut out, mut d, mut dbias) = (vec![0.0; n], dy.clone(), vec![0.0; width]);
-                gelu_backward(kind, &mut out, &mut d, &x, &mut dbias, &coordinates, &drop, &mut scratch);
+                gelu_backward(kind, &mut out, &mut d, &x, &mut dbias, at, &drop, &mut scratch);
                 check_gradient("gelu", width, &x, &dy, &d, gelu_of);
                 assert_eq!(out, gelu_of(&x));
             }

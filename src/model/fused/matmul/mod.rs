@@ -2,18 +2,21 @@
 //!
 //! Everything above is safe code: views check their bounds when they are made. Single precision goes to the
 //! `gemm` crate, or, where there is AMX, to its byte products in fixed point. Where AMX or bfloat16 instructions compute, a
-//! right operand is [`Packed`] first, for as many products as it serves; the left one is packed on the way. Sums are
-//! single precision in all.
+//! right operand is [`Packed`] first, for as many products as it serves, and so may be a left one ([`PackedRows`]), which
+//! otherwise is packed on the way. Sums are single precision in all.
 
 use std::cell::RefCell;
 
 use crate::model::Precision;
 
+mod operands;
 #[cfg(target_arch = "x86_64")]
 pub mod packed;
-mod rounded;
+mod values;
 mod view;
 
+use operands::{Left, Right};
+pub use operands::{Lhs, PIECE, Packed, PackedRows, Rhs};
 pub use view::{Mat, MatMut};
 
 /// What computes a product.
@@ -66,96 +69,6 @@ impl Kernel {
             Self::Packed(packed::Method::AmxFixed) => "f32 by AMX, in fixed point of three bytes",
         }
     }
-
-    /// A right operand as this kernel reads it; `space` holds it where it must be changed for that.
-    pub fn rhs<'a>(self, of: Mat<'a>, space: &'a mut Packed) -> Rhs<'a> {
-        match self {
-            Self::Single => Rhs::Plain(of),
-            _ => {
-                space.pack(self, of);
-                Rhs::Packed(space)
-            }
-        }
-    }
-}
-
-/// A right operand as bfloat16 instructions read it; empty where none compute.
-#[derive(Default)]
-pub struct Packed(Form);
-
-#[derive(Default)]
-enum Form {
-    #[default]
-    Empty,
-    Rounded(rounded::Rounded),
-    #[cfg(target_arch = "x86_64")]
-    Panels(packed::Method, packed::Panels),
-}
-
-impl Packed {
-    /// Takes the values of `of` as the kernel reads them; keeps its buffer from one time to the next.
-    /// [`Kernel::Single`] takes nothing.
-    pub fn pack(&mut self, kernel: Kernel, of: Mat<'_>) {
-        self.take(kernel, of, false);
-    }
-
-    /// The same, on all threads of the pool.
-    pub fn pack_on_all_threads(&mut self, kernel: Kernel, of: Mat<'_>) {
-        self.take(kernel, of, true);
-    }
-
-    fn take(&mut self, kernel: Kernel, of: Mat<'_>, across_threads: bool) {
-        if self.kernel() != kernel {
-            self.0 = match kernel {
-                Kernel::Single => Form::Empty,
-                Kernel::Rounded => Form::Rounded(rounded::Rounded::default()),
-                #[cfg(target_arch = "x86_64")]
-                Kernel::Packed(method) => Form::Panels(method, packed::Panels::default()),
-            };
-        }
-        match &mut self.0 {
-            Form::Empty => {}
-            Form::Rounded(values) => values.pack(of),
-            #[cfg(target_arch = "x86_64")]
-            Form::Panels(method, panels) => panels.pack(*method, of, across_threads),
-        }
-    }
-
-    /// The kernel that it is packed for.
-    fn kernel(&self) -> Kernel {
-        match &self.0 {
-            Form::Empty => Kernel::Single,
-            Form::Rounded(_) => Kernel::Rounded,
-            #[cfg(target_arch = "x86_64")]
-            Form::Panels(method, _) => Kernel::Packed(*method),
-        }
-    }
-}
-
-thread_local! {
-    static SPACE: RefCell<Packed> = RefCell::default();
-}
-
-/// Gives `work` a space of this thread's, for right operands that are packed for a single product.
-pub fn with_space(work: impl FnOnce(&mut Packed)) {
-    let mut space = SPACE.take();
-    work(&mut space);
-    SPACE.set(space);
-}
-
-/// A right operand; what it is decides what computes.
-#[derive(Clone, Copy)]
-pub enum Rhs<'a> {
-    /// [`Kernel::Single`].
-    Plain(Mat<'a>),
-    /// The others.
-    Packed(&'a Packed),
-}
-
-impl<'a> From<Mat<'a>> for Rhs<'a> {
-    fn from(view: Mat<'a>) -> Self {
-        Self::Plain(view)
-    }
 }
 
 /// What a product is put onto.
@@ -169,22 +82,49 @@ pub enum Write<'a> {
     Bias(&'a [f32]),
 }
 
-/// `out = scale * lhs · rhs`, onto what `write` says, on the calling thread.
+thread_local! {
+    static SPACE: RefCell<Packed> = RefCell::default();
+}
+
+/// Gives `work` a space of this thread's, for right operands that are packed for a single product.
+pub fn with_space(work: impl FnOnce(&mut Packed)) {
+    let mut space = SPACE.take();
+    work(&mut space);
+    SPACE.set(space);
+}
+
+/// `out = scale * lhs · rhs`, onto what `write` says, on the calling thread. A stored left operand takes no scale.
 ///
 /// # Panics
-/// Where the shapes do not fit each other, which is a bug of the caller.
-pub fn product<'a>(out: MatMut<'_>, write: Write<'_>, lhs: Mat<'_>, rhs: impl Into<Rhs<'a>>, scale: f32) {
+/// Where the operands do not fit each other, which is a bug of the caller.
+pub fn product<'a, 'b>(
+    out: MatMut<'_>,
+    write: Write<'_>,
+    lhs: impl Into<Lhs<'a>>,
+    rhs: impl Into<Rhs<'b>>,
+    scale: f32,
+) {
     if let Write::Bias(bias) = write {
         assert_eq!(bias.len(), out.cols, "shapes of a product");
     }
-    match rhs.into() {
-        Rhs::Plain(rhs) => single(out, write, lhs, rhs, scale),
-        Rhs::Packed(Packed(Form::Empty)) => unreachable!("packed before it is multiplied"),
-        Rhs::Packed(Packed(Form::Rounded(rhs))) => rhs.product(out, write, lhs, scale),
-        #[cfg(target_arch = "x86_64")]
-        Rhs::Packed(Packed(Form::Panels(method, rhs))) => {
-            packed::product(*method, out, write, lhs, rhs, scale);
+    match (lhs.into().0, rhs.into().0) {
+        (Left::Plain(lhs), Right::Plain(rhs)) => single(out, write, lhs, rhs, scale),
+        (Left::Plain(lhs), Right::Values(values, rhs)) if values.rounds() => {
+            values::rounded_product(out, write, lhs, rhs, scale);
         }
+        (Left::Plain(lhs), Right::Values(_, rhs)) => single(out, write, lhs, rhs, scale),
+        (Left::Values(left, lhs), Right::Values(right, rhs)) if left.rounds() == right.rounds() => {
+            single(out, write, lhs, rhs, scale);
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Left::Plain(lhs), Right::Packed(rhs)) => {
+            packed::product(out, write, packed::Left::Plain(lhs), rhs, scale);
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Left::Packed(lhs), Right::Packed(rhs)) => {
+            packed::product(out, write, packed::Left::Packed(lhs), rhs, scale);
+        }
+        _ => unreachable!("operands of different kernels"),
     }
 }
 

@@ -17,6 +17,7 @@ impl Format for Bf16 {
     const BLOCK: usize = 32;
     /// 96 kB of a strip.
     const DEEPEST: usize = 3072;
+    const ANNOUNCES: bool = true;
 
     fn block_lines(_depth: usize) -> usize {
         STRIP

@@ -17,7 +17,7 @@ use super::view::{Mat, MatMut};
 use bf16::Bf16;
 use fixed::Fixed;
 use lines::{Line, Lines};
-use pack::{Format, STRIP};
+use pack::{Format, Place, STRIP};
 use tiles::{AmxTiles, COLUMNS, Start, Tile};
 
 /// How packed operands are multiplied.
@@ -68,41 +68,159 @@ fn may_use_amx() -> bool {
     false
 }
 
-/// A right operand in panels of 32 columns.
-#[derive(Default)]
-pub struct Panels {
+impl Method {
+    /// Lines of a strip of this depth.
+    fn strip_lines(self, depth: usize) -> usize {
+        match self {
+            Self::Avx512 | Self::Amx => Bf16::strip_lines(depth),
+            Self::AmxFixed => Fixed::strip_lines(depth),
+        }
+    }
+
+    /// Depths that a part of an operand may begin with are multiples of this.
+    pub const fn block(self) -> usize {
+        match self {
+            Self::Avx512 | Self::Amx => Bf16::BLOCK,
+            Self::AmxFixed => Fixed::BLOCK,
+        }
+    }
+
+    fn pack_rows(self, out: &mut [Line], place: Place, of: Mat<'_>, scale: f32) {
+        // SAFETY: all methods that there are include AVX512-BF16.
+        unsafe {
+            match self {
+                Self::Avx512 | Self::Amx => pack::rows::<Bf16>(out, place, of, scale),
+                Self::AmxFixed => pack::rows::<Fixed>(out, place, of, scale),
+            }
+        }
+    }
+
+    fn pack_columns(self, out: &mut [Line], place: Place, of: Mat<'_>) {
+        // SAFETY: all methods that there are include AVX512-BF16.
+        unsafe {
+            match self {
+                Self::Avx512 | Self::Amx => pack::columns::<Bf16>(out, place, of),
+                Self::AmxFixed => pack::columns::<Fixed>(out, place, of),
+            }
+        }
+    }
+}
+
+/// An operand as a method reads it: a left one in strips of 16 rows, two by two, a right one in panels of 32 columns.
+pub struct Operand {
+    method: Method,
+    /// Rows of a left one, columns of a right one.
+    lanes: usize,
     depth: usize,
-    columns: usize,
+    strip_lines: usize,
     lines: Lines,
 }
 
-impl Panels {
-    /// Takes the values of `of`, on the calling thread or on all of the pool.
-    pub fn pack(&mut self, method: Method, of: Mat<'_>, across_threads: bool) {
+impl Operand {
+    /// One without lanes.
+    pub fn new(method: Method) -> Self {
         assert!(Method::all().contains(&method), "packed for {method:?}, which is not of this machine");
-        match method {
-            Method::Avx512 | Method::Amx => self.pack_as::<Bf16>(of, across_threads),
-            Method::AmxFixed => self.pack_as::<Fixed>(of, across_threads),
-        }
+        Self { method, lanes: 0, depth: 0, strip_lines: 0, lines: Lines::default() }
     }
 
-    fn pack_as<F: Format>(&mut self, of: Mat<'_>, across_threads: bool) {
-        const PANELS: usize = 4;
-        (self.depth, self.columns) = (of.rows, of.cols);
-        let panel = 2 * F::strip_lines(of.rows);
-        let lines = self.lines.at_least(of.cols.div_ceil(COLUMNS) * panel);
-        // SAFETY: all methods that there are include AVX512-BF16.
-        let pack = |lines: &mut [Line], of: Mat<'_>| unsafe { pack::columns::<F>(lines, of) };
-        if across_threads && panel > 0 {
-            let pieces = lines.par_chunks_mut(panel * PANELS).enumerate().with_max_len(1);
-            pieces.for_each(|(i, lines)| {
-                let first = i * PANELS * COLUMNS;
-                pack(lines, of.columns(first, (of.cols - first).min(PANELS * COLUMNS)));
-            });
-        } else {
-            pack(lines, of);
-        }
+    pub fn method(&self) -> Method {
+        self.method
     }
+
+    /// Makes room for other lanes of another depth, whose content is unspecified until it is put there.
+    pub fn reshape(&mut self, lanes: usize, depth: usize) {
+        (self.lanes, self.depth, self.strip_lines) = (lanes, depth, self.method.strip_lines(depth));
+        self.lines.at_least(pack::strips(lanes) * self.strip_lines);
+    }
+
+    /// The lines of whole pairs of strips from `first` on, as many as `lanes` take, and where a part from `first_k` on lies
+    /// in them.
+    fn part(&mut self, [first, lanes]: [usize; 2], [first_k, depth]: [usize; 2]) -> (&mut [Line], Place) {
+        let (end, end_k, block) = (first + lanes, first_k + depth, self.method.block());
+        let is_whole = |end: usize, all: usize, multiple: usize| end == all || end.is_multiple_of(multiple);
+        assert!(end <= self.lanes && end_k <= self.depth, "a part beyond its operand");
+        assert!(first.is_multiple_of(COLUMNS) && is_whole(end, self.lanes, COLUMNS), "a part of a panel");
+        assert!(is_whole(end_k, self.depth, block), "a part of a block");
+        let place = Place { strip_lines: self.strip_lines, first_k };
+        let from = first / STRIP * self.strip_lines;
+        let lines = self.lines.at_least(from + pack::strips(lanes) * self.strip_lines);
+        (&mut lines[from..], place)
+    }
+
+    /// Of a left operand: `of (rows, depth)`, whose first row and depth are these.
+    pub fn put_rows(&mut self, first: usize, first_k: usize, of: Mat<'_>) {
+        let method = self.method;
+        let (lines, place) = self.part([first, of.rows], [first_k, of.cols]);
+        method.pack_rows(lines, place, of, 1.0);
+    }
+
+    /// Of a right operand: `of (depth, columns)`, whose first depth and column are these.
+    pub fn put_columns(&mut self, first_k: usize, first: usize, of: Mat<'_>) {
+        let method = self.method;
+        let (lines, place) = self.part([first, of.cols], [first_k, of.rows]);
+        method.pack_columns(lines, place, of);
+    }
+
+    /// Takes a whole right operand on all threads of the pool.
+    pub fn put_columns_on_all_threads(&mut self, of: Mat<'_>) {
+        const PANELS: usize = 4;
+        self.reshape(of.cols, of.rows);
+        if self.strip_lines == 0 {
+            return;
+        }
+        let (method, place) = (self.method, Place { strip_lines: self.strip_lines, first_k: 0 });
+        let lines = self.lines.at_least(pack::strips(of.cols) * self.strip_lines);
+        let pieces = lines.par_chunks_mut(2 * self.strip_lines * PANELS).enumerate().with_max_len(1);
+        pieces.for_each(|(i, lines)| {
+            let first = i * PANELS * COLUMNS;
+            let of = of.columns(first, (of.cols - first).min(PANELS * COLUMNS));
+            method.pack_columns(lines, place, of);
+        });
+    }
+}
+
+/// Some lanes and some of the depth of an operand. Both begin where a panel and a block do.
+#[derive(Clone, Copy)]
+pub struct Window<'a> {
+    of: &'a Operand,
+    first: usize,
+    lanes: usize,
+    first_k: usize,
+    depth: usize,
+}
+
+impl<'a> Window<'a> {
+    /// All of it.
+    pub fn new(of: &'a Operand) -> Self {
+        Self { of, first: 0, lanes: of.lanes, first_k: 0, depth: of.depth }
+    }
+
+    /// Lanes `first..first + lanes` of this window.
+    pub fn lanes(self, first: usize, lanes: usize) -> Self {
+        assert!(first + lanes <= self.lanes && first.is_multiple_of(COLUMNS), "a window of panels");
+        Self { first: self.first + first, lanes, ..self }
+    }
+
+    /// Depths `first..first + depth` of this window.
+    pub fn depth(self, first: usize, depth: usize) -> Self {
+        let (block, end) = (self.of.method.block(), self.first_k + first + depth);
+        assert!(first + depth <= self.depth && first.is_multiple_of(block), "a window of blocks");
+        assert!(end == self.of.depth || end.is_multiple_of(block), "a window of blocks");
+        Self { first_k: self.first_k + first, depth, ..self }
+    }
+
+    /// Lines of a strip before depth `k` of this window.
+    fn line(&self, k: usize) -> usize {
+        self.of.method.strip_lines(self.first_k + k)
+    }
+}
+
+/// A left operand.
+#[derive(Clone, Copy)]
+pub enum Left<'a> {
+    /// Packed on the way.
+    Plain(Mat<'a>),
+    Packed(Window<'a>),
 }
 
 /// Lines of panels that all rows pass before the next panels' turn: a megabyte, half of the second-level cache, so that
@@ -118,11 +236,11 @@ thread_local! {
     static ROWS: RefCell<Lines> = RefCell::default();
 }
 
-/// `out = scale * lhs · rhs`, onto what `write` says; `rhs` was packed for this method.
-pub fn product(method: Method, out: MatMut<'_>, write: Write<'_>, lhs: Mat<'_>, rhs: &Panels, scale: f32) {
-    assert!(Method::all().contains(&method), "{method:?} is not of this machine");
+/// `out = scale * lhs · rhs`, onto what `write` says; what is packed was packed for this method.
+pub fn product(out: MatMut<'_>, write: Write<'_>, lhs: Left<'_>, rhs: Window<'_>, scale: f32) {
+    let method = rhs.of.method;
     let sides = (lhs, rhs, scale);
-    // SAFETY: the method is of this machine; tiles lie within `out`, which is borrowed exclusively.
+    // SAFETY: an operand's method is of this machine; tiles lie within `out`, which is borrowed exclusively.
     unsafe {
         match method {
             Method::Avx512 => {
@@ -152,33 +270,55 @@ pub fn product(method: Method, out: MatMut<'_>, write: Write<'_>, lhs: Mat<'_>, 
 unsafe fn product_of<F: Format>(
     out: MatMut<'_>,
     write: Write<'_>,
-    (lhs, rhs, scale): (Mat<'_>, &Panels, f32),
+    (lhs, rhs, scale): (Left<'_>, Window<'_>, f32),
     multiply: impl Fn(Tile, Start<'_>, [&[Line]; 2], &[Line]),
 ) {
-    assert_eq!((lhs.rows, rhs.columns, lhs.cols), (out.rows, out.cols, rhs.depth), "shapes of a product");
+    let Window { lanes: columns, depth, .. } = rhs;
+    let shape = match lhs {
+        Left::Plain(lhs) => [lhs.rows, lhs.cols],
+        Left::Packed(lhs) => {
+            assert!(
+                lhs.of.method == rhs.of.method && scale == 1.0,
+                "a left operand packed for another product"
+            );
+            [lhs.lanes, lhs.depth]
+        }
+    };
+    assert_eq!((shape, columns), ([out.rows, depth], out.cols), "shapes of a product");
     if out.rows == 0 || out.cols == 0 {
         return;
     }
     let mut packed = ROWS.take();
-    let (panel_lines, panels) = (2 * F::strip_lines(lhs.cols), out.cols.div_ceil(COLUMNS));
-    for first_k in (0..lhs.cols.max(1)).step_by(F::DEEPEST) {
-        let end_k = lhs.cols.min(first_k + F::DEEPEST);
-        let [first_line, end_line] = [first_k, end_k].map(F::strip_lines);
+    let (panel_lines, panels) = (2 * rhs.of.strip_lines, columns.div_ceil(COLUMNS));
+    let right = &rhs.of.lines[rhs.first / COLUMNS * panel_lines..];
+    for first_k in (0..depth.max(1)).step_by(F::DEEPEST) {
+        let end_k = depth.min(first_k + F::DEEPEST);
+        let [first_line, end_line] = [first_k, end_k].map(|k| rhs.line(k));
         let strip = end_line - first_line;
-        let lhs = lhs.columns(first_k, end_k - first_k);
         let group = (GROUP_LINES / (2 * strip).max(1)).clamp(1, panels);
-        // A tile takes two strips, of which the second may be padding.
-        let most = if group == panels { 1 } else { (BLOCK_LINES / strip / 2).max(1) } * 2 * STRIP;
+        let most = match lhs {
+            Left::Plain(_) if group == panels => 2 * STRIP,
+            Left::Plain(_) => (BLOCK_LINES / strip / 2).max(1) * 2 * STRIP,
+            Left::Packed(_) => out.rows,
+        };
         for first in (0..out.rows).step_by(most) {
             let rows = (out.rows - first).min(most);
-            let lines = packed.at_least(rows.div_ceil(2 * STRIP) * 2 * strip);
-            let (used, padding) = lines.split_at_mut(rows.div_ceil(STRIP) * strip);
-            // SAFETY: forwarded.
-            unsafe { pack::rows::<F>(used, lhs.rows_from(first, rows), scale) };
-            padding.fill(Line::default());
+            let (left, stride) = match lhs {
+                Left::Plain(lhs) => {
+                    let lines = packed.at_least(pack::strips(rows) * strip);
+                    let part = lhs.columns(first_k, end_k - first_k).rows_from(first, rows);
+                    // SAFETY: forwarded.
+                    unsafe { pack::rows::<F>(lines, Place { strip_lines: strip, first_k: 0 }, part, scale) };
+                    (&*lines, strip)
+                }
+                Left::Packed(lhs) => {
+                    let stride = lhs.of.strip_lines;
+                    (&lhs.of.lines[lhs.first / STRIP * stride + lhs.line(first_k)..], stride)
+                }
+            };
             for group in (0..panels).step_by(group).map(|panel| panel..(panel + group).min(panels)) {
                 for row in (0..rows).step_by(2 * STRIP) {
-                    let (upper, lower) = lines[row / STRIP * strip..][..2 * strip].split_at(strip);
+                    let strips = [row / STRIP, row / STRIP + 1].map(|at| &left[at * stride..][..strip]);
                     let tile = |panel: usize| {
                         let column = panel * COLUMNS;
                         let at = out.data.as_ptr().wrapping_add((first + row) * out.row_stride + column);
@@ -190,7 +330,7 @@ unsafe fn product_of<F: Format>(
                         }
                     };
                     for panel in group.clone() {
-                        if panel + 1 < group.end {
+                        if F::ANNOUNCES && panel + 1 < group.end {
                             tile(panel + 1).announce();
                         }
                         let (tile, column) = (tile(panel), panel * COLUMNS);
@@ -200,8 +340,8 @@ unsafe fn product_of<F: Format>(
                             Write::Add => Start::Output,
                             Write::Bias(bias) => Start::Bias(&bias[column..column + tile.columns]),
                         };
-                        let b = &rhs.lines[panel * panel_lines..][2 * first_line..2 * end_line];
-                        multiply(tile, start, [upper, lower], b);
+                        let panel = &right[panel * panel_lines..][2 * first_line..2 * end_line];
+                        multiply(tile, start, strips, panel);
                     }
                 }
             }

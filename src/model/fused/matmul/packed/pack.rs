@@ -20,6 +20,8 @@ pub trait Format {
     /// Depth of a strip that kernels take at a time, in whole blocks: what is deeper is summed up in the output, piece
     /// by piece.
     const DEEPEST: usize;
+    /// Whether the lines of the next tile of the output are fetched while one is computed.
+    const ANNOUNCES: bool;
 
     /// Lines of a block that is `depth` deep.
     fn block_lines(depth: usize) -> usize;
@@ -106,20 +108,31 @@ pub fn first_lanes(n: usize) -> u16 {
     if n >= STRIP { 0xffff } else { (1 << n) - 1 }
 }
 
-/// The left operand's rows, `out[strip][block]`, times `scale`.
+/// Where an operand lies among lines: how many each strip of it has, and from which depth on this part of it is. A depth
+/// within begins a block.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub strip_lines: usize,
+    pub first_k: usize,
+}
+
+/// The left operand's rows, `out[strip][block]`, times `scale`. Strips come in twos: where there is no second one, it is
+/// zero.
 ///
 /// # Safety
 /// AVX512-BF16.
-pub unsafe fn rows<F: Format>(out: &mut [Line], of: Mat<'_>, scale: f32) {
-    let (strips, strip_lines) = (of.rows.div_ceil(STRIP), F::strip_lines(of.cols));
-    assert_eq!(out.len(), strips * strip_lines, "lines of packed rows");
-    in_order_of_memory(of.col_stride == 1, strips, of.cols.div_ceil(F::BLOCK), |strip, block| {
+pub unsafe fn rows<F: Format>(out: &mut [Line], place: Place, of: Mat<'_>, scale: f32) {
+    assert_eq!(out.len(), strips(of.rows) * place.strip_lines, "lines of packed rows");
+    in_order_of_memory(of.col_stride == 1, strips(of.rows), of.cols.div_ceil(F::BLOCK), |strip, block| {
+        let (first, lines) = place.block::<F>(of.cols, block);
+        let out = &mut out[strip * place.strip_lines + first..][..lines];
+        if strip * STRIP >= of.rows {
+            out.fill(Line::default());
+            return;
+        }
         let source = Source::of_rows(of, strip * STRIP);
-        let first = block * F::BLOCK;
-        let lines = F::block_lines((of.cols - first).min(F::BLOCK));
-        let out = &mut out[strip * strip_lines + F::strip_lines(first)..][..lines];
         // SAFETY: forwarded.
-        unsafe { F::pack(out, source, first, scale, !source.along_depth()) };
+        unsafe { F::pack(out, source, block * F::BLOCK, scale, !source.along_depth()) };
     });
 }
 
@@ -127,13 +140,11 @@ pub unsafe fn rows<F: Format>(out: &mut [Line], of: Mat<'_>, scale: f32) {
 ///
 /// # Safety
 /// AVX512-BF16.
-pub unsafe fn columns<F: Format>(out: &mut [Line], of: Mat<'_>) {
-    let (strips, strip_lines) = (of.cols.div_ceil(2 * STRIP) * 2, F::strip_lines(of.rows));
-    assert_eq!(out.len(), strips * strip_lines, "lines of packed columns");
-    in_order_of_memory(of.row_stride == 1, strips, of.rows.div_ceil(F::BLOCK), |strip, block| {
-        let first = block * F::BLOCK;
-        let lines = F::block_lines((of.rows - first).min(F::BLOCK));
-        let panel = &mut out[strip / 2 * 2 * strip_lines + 2 * F::strip_lines(first)..];
+pub unsafe fn columns<F: Format>(out: &mut [Line], place: Place, of: Mat<'_>) {
+    assert_eq!(out.len(), strips(of.cols) * place.strip_lines, "lines of packed columns");
+    in_order_of_memory(of.row_stride == 1, strips(of.cols), of.rows.div_ceil(F::BLOCK), |strip, block| {
+        let (first, lines) = place.block::<F>(of.rows, block);
+        let panel = &mut out[strip / 2 * 2 * place.strip_lines + 2 * first..];
         let out = &mut panel[strip % 2 * lines..][..lines];
         if strip * STRIP >= of.cols {
             out.fill(Line::default());
@@ -141,8 +152,22 @@ pub unsafe fn columns<F: Format>(out: &mut [Line], of: Mat<'_>) {
         }
         let source = Source::of_columns(of, strip * STRIP);
         // SAFETY: forwarded.
-        unsafe { F::pack(out, source, first, 1.0, source.along_depth()) };
+        unsafe { F::pack(out, source, block * F::BLOCK, 1.0, source.along_depth()) };
     });
+}
+
+/// Strips of so many lanes, in twos.
+pub fn strips(lanes: usize) -> usize {
+    lanes.div_ceil(2 * STRIP) * 2
+}
+
+impl Place {
+    /// First line within a strip and number of lines of a block of a part that is `depth` deep.
+    fn block<F: Format>(self, depth: usize, block: usize) -> (usize, usize) {
+        assert!(self.first_k.is_multiple_of(F::BLOCK), "a part of an operand begins a block");
+        let first = block * F::BLOCK;
+        (F::strip_lines(self.first_k + first), F::block_lines((depth - first).min(F::BLOCK)))
+    }
 }
 
 /// Calls for each strip and block such that what is read lies one behind the other as far as possible.
