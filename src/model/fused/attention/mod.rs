@@ -3,7 +3,8 @@
 //! Works on a chunk's packed `(tokens, 3 * hidden)` queries, keys and values: samples lie behind each other
 //! without padding, so each attends to itself by construction and no mask is needed. Keeps only the log-sum of
 //! each row of scores; the backward pass computes the probabilities again from it (Dao et al. 2022), and
-//! their dropout from its key. Where there is AMX [`amx`] computes it in either precision, elsewhere [`plain`].
+//! their dropout from its key. Where there is AMX [`amx`] computes it, in single precision
+//! where a sample's length suits that; elsewhere [`plain`].
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -71,7 +72,14 @@ pub fn forward(
         }
         #[cfg(target_arch = "x86_64")]
         Kernel::Packed(Method::AmxFixed) => {
-            amx::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.f32);
+            for spans in spans.chunk_by(|a, b| fills_blocks(a.len) == fills_blocks(b.len)) {
+                if fills_blocks(spans[0].len) {
+                    amx::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.f32);
+                } else {
+                    let shape = Shape { kernel: Kernel::Single, ..shape };
+                    plain::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.plain);
+                }
+            }
         }
         _ => plain::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.plain),
     }
@@ -99,10 +107,24 @@ pub fn backward(
         }
         #[cfg(target_arch = "x86_64")]
         Kernel::Packed(Method::AmxFixed) => {
-            amx::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.f32);
+            for spans in spans.chunk_by(|a, b| fills_blocks(a.len) == fills_blocks(b.len)) {
+                if fills_blocks(spans[0].len) {
+                    amx::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.f32);
+                } else {
+                    let shape = Shape { kernel: Kernel::Single, ..shape };
+                    plain::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.plain);
+                }
+            }
         }
         _ => plain::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.plain),
     }
+}
+
+/// Whether a sample of this length fills blocks of AMX but for an eighth: with more padding than that its products of
+/// single precision are faster by instructions for it.
+#[cfg(target_arch = "x86_64")]
+fn fills_blocks(len: usize) -> bool {
+    8 * len >= 7 * len.next_multiple_of(amx::BLOCK)
 }
 
 /// One head's queries, keys and values of one sample, each `(len, head_dim)`.
@@ -146,13 +168,22 @@ mod tests {
             Self { shape: Shape { heads, head_dim, kernel }, spans, tokens, drop, qkv, dcontext }
         }
 
-        /// Context, log-sums and gradients; all buffers hold something else before.
-        fn run(&self, scratch: &mut Scratch) -> [Vec<f32>; 3] {
+        /// Context, log-sums and gradients; all buffers hold something else before. `by_amx` in single precision whatever
+        /// the length.
+        fn run(&self, by_amx: bool, scratch: &mut Scratch) -> [Vec<f32>; 3] {
             let hidden = self.shape.hidden();
             let (mut context, mut log_sums) =
                 (vec![7.0; self.tokens * hidden], vec![7.0; self.tokens * self.shape.heads]);
             let mut dqkv = vec![7.0; self.tokens * 3 * hidden];
             let (qkv, spans, shape, drop) = (&self.qkv, &self.spans, self.shape, &self.drop);
+            #[cfg(target_arch = "x86_64")]
+            if by_amx {
+                let scratch = &mut scratch.f32;
+                amx::forward(&mut context, &mut log_sums, qkv, spans, shape, drop, scratch);
+                amx::backward(&mut dqkv, &self.dcontext, &log_sums, qkv, spans, shape, drop, scratch);
+                return [context, log_sums, dqkv];
+            }
+            assert!(!by_amx);
             forward(&mut context, &mut log_sums, qkv, spans, shape, drop, scratch);
             backward(&mut dqkv, &self.dcontext, &log_sums, qkv, spans, shape, drop, scratch);
             [context, log_sums, dqkv]
@@ -209,14 +240,18 @@ mod tests {
         let lens: [&[usize]; 10] =
             [&[1], &[2, 15], &[16, 17], &[31], &[32, 20, 33], &[100], &[128], &[130], &[8, 300], &[64, 1, 5]];
         for (precision, tolerance) in [(Precision::F32, 2e-6), (Precision::Bf16, 2e-2)] {
-            for kernel in Kernel::all(precision) {
+            let ways = Kernel::all(precision).into_iter().flat_map(|kernel| match kernel.name() {
+                name if name.starts_with("f32 by AMX") => vec![(kernel, false), (kernel, true)],
+                _ => vec![(kernel, false)],
+            });
+            for (kernel, by_amx) in ways {
                 // One scratch for all, so that what one leaves behind must not matter to the next.
                 let mut scratch = Scratch::default();
                 for (i, lens) in lens.into_iter().rev().enumerate() {
                     for (heads, head_dim) in [(2, 32), (1, 64), (3, 8), (2, 20), (1, 80)] {
                         let rate = if (i + head_dim) % 3 == 0 { 0.0 } else { 0.3 };
                         let case = Case::new(lens, heads, head_dim, rate, kernel);
-                        let results = case.run(&mut scratch);
+                        let results = case.run(by_amx, &mut scratch);
                         for (what, (result, exact)) in
                             ["context", "log-sums", "gradients"].iter().zip(results.iter().zip(case.exact()))
                         {

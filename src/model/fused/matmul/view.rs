@@ -102,6 +102,11 @@ impl<'a> MatMut<'a> {
         (self.rows, self.cols)
     }
 
+    /// How far the rows lie apart.
+    pub fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
     /// Where an element lies: within the buffer, as long as it is one of the view's.
     #[inline(always)]
     pub fn address(&mut self, row: usize, column: usize) -> *mut f32 {

@@ -4,13 +4,16 @@
 //! and probabilities go from its registers straight to where the next product reads them, in its order. Nothing is packed
 //! but queries, keys and values and their gradients, once a head; only those are transposed.
 
+mod ahead;
 mod operands;
 mod softmax;
 
 use std::arch::x86_64::*;
 
-use self::operands::{BLOCK, Onto, Operand, STRIP, Sums, ZERO_SUMS, blocks, load, multiply, numbers, store};
-use self::softmax::{Gradients, Mask, OfQueries, ln, softmax, softmax_backward};
+use self::ahead::Ahead;
+pub use self::operands::BLOCK;
+use self::operands::{Onto, Operand, STRIP, Square, Sums, ZERO_SUMS, blocks, load, multiply, numbers, store};
+use self::softmax::{Gradients, Mask, OfQueries, ln, pairs, softmax, softmax_backward};
 use super::{Shape, Span, views};
 use crate::model::dropout::{Dropout, dropout_coordinate};
 use crate::model::fused::matmul::packed::Method;
@@ -103,12 +106,21 @@ unsafe fn forward_here<const PARTS: usize>(
     let (hidden, tokens, width) = (shape.hidden(), log_sums.len() / shape.heads, blocks(shape.head_dim));
     // SAFETY: forwarded; the configuration lives to the end of this function.
     let _tiles = unsafe { AmxTiles::configure() };
-    for &Span { start, len, row_of_step } in spans {
+    for (turn, &Span { start, len, row_of_step }) in spans.iter().enumerate() {
         let Scratch { keys, queries, over_keys, of_queries, scores, rows, .. } = &mut *scratch;
         let (scores, rows) = (at_least(scores, blocks(len)), at_least(rows, width));
         for head in 0..shape.heads {
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
+            let mut ahead = match following(spans, turn, head, shape) {
+                None => Ahead::nothing(),
+                Some((span, column)) => {
+                    let read = views(qkv, span.start, span.len, shape, column).map(place);
+                    let written = (context.as_ptr().wrapping_add(span.start * hidden + column), hidden);
+                    let steps = 2 * blocks(len) * pairs(len);
+                    Ahead::of(&read, &[written], span.len, shape.head_dim, steps)
+                }
+            };
             keys.pack_left(k, 1.0);
             over_keys.pack_left(v.t(), 1.0);
             for first in (0..len).step_by(BLOCK) {
@@ -116,13 +128,13 @@ unsafe fn forward_here<const PARTS: usize>(
                 queries.pack_right(q.rows_from(first, n).t(), shape.scale());
                 for (block, scores) in scores.iter_mut().enumerate() {
                     // SAFETY: configured above.
-                    unsafe { multiply(scores, Onto::Nothing, keys.block(block), queries.block(0)) };
+                    unsafe { multiply(scores.into(), Onto::Nothing, keys.block(block), queries.block(0)) };
                 }
                 let mask = Mask::new(drop, dropout_coordinate(row_of_step, first, head));
                 let [largest, sums] = if drop.threshold > 0 {
-                    softmax::<PARTS, true>(scores, len, of_queries, &mask)
+                    softmax::<PARTS, true>(scores, len, of_queries, &mask, &mut ahead)
                 } else {
-                    softmax::<PARTS, false>(scores, len, of_queries, &mask)
+                    softmax::<PARTS, false>(scores, len, of_queries, &mask, &mut ahead)
                 };
                 let log_sums = &mut log_sums[head * tokens + start + first..][..n];
                 let mut log_sums = MatMut::new(log_sums, 1, n);
@@ -134,7 +146,9 @@ unsafe fn forward_here<const PARTS: usize>(
                 }
                 for (block, rows) in rows.iter_mut().enumerate() {
                     // SAFETY: configured above.
-                    unsafe { multiply(rows, Onto::Nothing, over_keys.block(block), of_queries.block(0)) };
+                    unsafe {
+                        multiply(rows.into(), Onto::Nothing, over_keys.block(block), of_queries.block(0))
+                    };
                 }
                 let context = &mut context[(start + first) * hidden + column..];
                 write_transposed(MatMut::strided(context, n, shape.head_dim, hidden), rows, factors);
@@ -160,7 +174,7 @@ unsafe fn backward_here<const PARTS: usize>(
     let (hidden, tokens, width) = (shape.hidden(), log_sums.len() / shape.heads, blocks(shape.head_dim));
     // SAFETY: forwarded; the configuration lives to the end of this function.
     let _tiles = unsafe { AmxTiles::configure() };
-    for &Span { start, len, row_of_step } in spans {
+    for (turn, &Span { start, len, row_of_step }) in spans.iter().enumerate() {
         let of_keys = blocks(len);
         let scratch = &mut *scratch;
         let (scores, gradients) =
@@ -172,6 +186,19 @@ unsafe fn backward_here<const PARTS: usize>(
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
             let dout = Mat::strided(&dcontext[start * hidden + column..], len, shape.head_dim, hidden);
+            let mut ahead = match following(spans, turn, head, shape) {
+                None => Ahead::nothing(),
+                Some((span, column)) => {
+                    let [q, k, v] = views(qkv, span.start, span.len, shape, column).map(place);
+                    let dout = (dcontext.as_ptr().wrapping_add(span.start * hidden + column), hidden);
+                    let written = [0, 1, 2].map(|part| {
+                        let from = span.start * 3 * hidden + part * hidden + column;
+                        (dqkv.as_ptr().wrapping_add(from), 3 * hidden)
+                    });
+                    let steps = 2 * blocks(len) * pairs(len);
+                    Ahead::of(&[q, k, v, dout], &written, span.len, shape.head_dim, steps)
+                }
+            };
             scratch.keys.pack_left(k, 1.0);
             scratch.values.pack_left(v, 1.0);
             scratch.over_keys.pack_left(k.t(), 1.0);
@@ -193,8 +220,18 @@ unsafe fn backward_here<const PARTS: usize>(
                         let (keys, values) = (scratch.keys.block(block), scratch.values.block(block));
                         // SAFETY: configured above.
                         unsafe {
-                            multiply(&mut scores[block], Onto::Nothing, keys, scratch.queries.block(0));
-                            multiply(&mut gradients[block], Onto::Nothing, values, scratch.dcontext.block(0));
+                            multiply(
+                                (&mut scores[block]).into(),
+                                Onto::Nothing,
+                                keys,
+                                scratch.queries.block(0),
+                            );
+                            multiply(
+                                (&mut gradients[block]).into(),
+                                Onto::Nothing,
+                                values,
+                                scratch.dcontext.block(0),
+                            );
                         }
                     }
                     let log_sums = Mat::new(&log_sums[head * tokens + start + first..][..n], 1, n);
@@ -207,37 +244,59 @@ unsafe fn backward_here<const PARTS: usize>(
                         dscores_of_queries: &mut scratch.of_queries,
                     };
                     if drop.threshold > 0 {
-                        softmax_backward::<PARTS, true>(scores, gradients, len, log_sums, &mask, out);
+                        softmax_backward::<PARTS, true>(
+                            scores, gradients, len, log_sums, &mask, out, &mut ahead,
+                        );
                     } else {
-                        softmax_backward::<PARTS, false>(scores, gradients, len, log_sums, &mask, out);
+                        softmax_backward::<PARTS, false>(
+                            scores, gradients, len, log_sums, &mask, out, &mut ahead,
+                        );
                     }
                     for (block, rows) in rows.iter_mut().enumerate() {
                         let (keys, dscores) = (scratch.over_keys.block(block), scratch.of_queries.block(0));
                         // SAFETY: configured above.
-                        unsafe { multiply(rows, Onto::Nothing, keys, dscores) };
+                        unsafe { multiply(rows.into(), Onto::Nothing, keys, dscores) };
                     }
                     let out = gradient(dqkv, 0, start + first, n, shape, column);
                     write_transposed(out, rows, [_mm512_set1_ps(shape.scale()); 2]);
                 }
                 // All queries add to all keys and values.
-                let onto = if first == 0 { Onto::Nothing } else { Onto::Sums };
+                let onto = if first == 0 { Onto::Nothing } else { Onto::Itself };
                 for block in 0..of_keys {
                     let (weights, dscores) = (scratch.weights.block(block), scratch.dscores.block(block));
-                    for column in 0..width {
-                        let queries = scratch.queries_over_queries.block(column);
-                        let dcontext = scratch.dcontext_over_queries.block(column);
-                        // SAFETY: configured above.
-                        unsafe {
-                            multiply(&mut dkeys[block * width + column], onto, dscores, queries);
-                            multiply(&mut dvalues[block * width + column], onto, weights, dcontext);
+                    for of_width in 0..width {
+                        let queries = scratch.queries_over_queries.block(of_width);
+                        let dcontext = scratch.dcontext_over_queries.block(of_width);
+                        let products =
+                            [(1, &mut *dkeys, dscores, queries), (2, &mut *dvalues, weights, dcontext)];
+                        for (part, sums, left, right) in products {
+                            let mut out = gradient(dqkv, part, start, len, shape, column);
+                            let square = Square::of(&mut out, block * BLOCK, of_width * BLOCK);
+                            let square =
+                                square.unwrap_or_else(|| (&mut sums[block * width + of_width]).into());
+                            // SAFETY: configured above.
+                            unsafe { multiply(square, onto, left, right) };
                         }
                     }
                 }
             }
-            write_rows(gradient(dqkv, 1, start, len, shape, column), dkeys, width);
-            write_rows(gradient(dqkv, 2, start, len, shape, column), dvalues, width);
+            write_edges(gradient(dqkv, 1, start, len, shape, column), dkeys, width);
+            write_edges(gradient(dqkv, 2, start, len, shape, column), dvalues, width);
         }
     }
+}
+
+/// The turn behind this one, of a span and a head: its span, and the first column of its head.
+fn following(spans: &[Span], turn: usize, head: usize, shape: Shape) -> Option<(Span, usize)> {
+    if head + 1 < shape.heads {
+        return Some((spans[turn], (head + 1) * shape.head_dim));
+    }
+    spans.get(turn + 1).map(|&span| (span, 0))
+}
+
+/// Where a matrix starts, and how far its rows lie apart.
+fn place(of: Mat<'_>) -> (*const f32, usize) {
+    (of.address(0, 0), of.row_stride())
 }
 
 /// A head's gradients of queries, keys or values: `n` rows from `first` on.
@@ -273,15 +332,17 @@ fn write_transposed(mut out: MatMut<'_>, sums: &[Sums], factors: OfQueries) {
     }
 }
 
-/// Writes `out (keys, head width)` from sums in blocks, `width` of them beside each other.
+/// Writes those blocks of `out (keys, head width)` from sums that it has not all of, `width` blocks beside each other.
+#[inline]
 #[target_feature(enable = "avx512f")]
-fn write_rows(mut out: MatMut<'_>, sums: &[Sums], width: usize) {
+fn write_edges(mut out: MatMut<'_>, sums: &[Sums], width: usize) {
     let (rows, columns) = out.shape();
-    for row in 0..rows {
-        for column in (0..columns).step_by(STRIP) {
-            let sums = &sums[row / BLOCK * width + column / BLOCK];
-            let line = &sums[row % BLOCK * 2 + column % BLOCK / STRIP];
-            store(&mut out, row, column, numbers(line));
+    for (i, sums) in sums.iter().enumerate() {
+        let (row, column) = (i / width * BLOCK, i % width * BLOCK);
+        if row + BLOCK > rows || column + BLOCK > columns {
+            for (j, line) in sums.iter().enumerate() {
+                store(&mut out, row + j / 2, column + j % 2 * STRIP, numbers(line));
+            }
         }
     }
 }

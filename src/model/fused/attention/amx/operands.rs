@@ -7,6 +7,7 @@
 //! 2^-23 of the product and has either sign, so that sums are as exact as those of single precision.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use crate::model::fused::matmul::packed::bf16::in_turn;
 use crate::model::fused::matmul::packed::lines::Line;
@@ -248,19 +249,19 @@ pub fn store(out: &mut MatMut<'_>, row: usize, column: usize, values: __m512) {
     }
 }
 
-/// What a product does with the sums that are there.
+/// What a product does with what is there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Onto {
-    /// Replaces them.
+    /// Replaces it.
     Nothing,
-    /// Adds to them.
-    Sums,
+    /// Adds to it.
+    Itself,
 }
 
 /// The product of two strips each, step by step along the depth: the steps are given in tile registers 0 to 3 for the
 /// sums, from the strips `a0`, `a1`, `b0`, `b1`, whose tiles are `line` apart line by line.
 macro_rules! product {
-    ($sums:expr, $onto:expr, $left:expr, $right:expr, $tiles:expr, bytes $bytes:literal, $($step:literal,)*) => {
+    ($out:expr, $onto:expr, $left:expr, $right:expr, $tiles:expr, bytes $bytes:literal, $($step:literal,)*) => {
         std::arch::asm!(
             "test {add}, {add}",
             "jnz 4f",
@@ -270,10 +271,10 @@ macro_rules! product {
             "tilezero tmm3",
             "jmp 2f",
             "4:",
-            "tileloadd tmm0, [{sums} + {row}]",
-            "tileloadd tmm1, [{sums} + {row} + 64]",
-            "tileloadd tmm2, [{sums} + {row} + 2048]",
-            "tileloadd tmm3, [{sums} + {row} + 2112]",
+            "tileloadd tmm0, [{upper} + {row}]",
+            "tileloadd tmm1, [{upper} + {row} + 64]",
+            "tileloadd tmm2, [{lower} + {row}]",
+            "tileloadd tmm3, [{lower} + {row} + 64]",
             "2:",
             $($step,)*
             concat!("add {a0}, ", $bytes),
@@ -282,13 +283,14 @@ macro_rules! product {
             concat!("add {b1}, ", $bytes),
             "dec {tiles}",
             "jnz 2b",
-            "tilestored [{sums} + {row}], tmm0",
-            "tilestored [{sums} + {row} + 64], tmm1",
-            "tilestored [{sums} + {row} + 2048], tmm2",
-            "tilestored [{sums} + {row} + 2112], tmm3",
-            add = in(reg) ($onto == Onto::Sums) as usize,
-            sums = in(reg) $sums.as_mut_ptr(),
-            row = in(reg) 2 * size_of::<Line>(),
+            "tilestored [{upper} + {row}], tmm0",
+            "tilestored [{upper} + {row} + 64], tmm1",
+            "tilestored [{lower} + {row}], tmm2",
+            "tilestored [{lower} + {row} + 64], tmm3",
+            add = in(reg) ($onto == Onto::Itself) as usize,
+            upper = in(reg) $out.at,
+            lower = in(reg) $out.at.wrapping_add(STRIP * $out.stride),
+            row = in(reg) $out.stride * size_of::<f32>(),
             line = in(reg) size_of::<Line>(),
             a0 = inout(reg) $left[0].as_ptr() => _,
             a1 = inout(reg) $left[1].as_ptr() => _,
@@ -302,23 +304,50 @@ macro_rules! product {
     };
 }
 
-/// `sums = left · right`, a block of each.
+/// Where a product goes: 32 rows of 32 numbers, so far apart.
+pub struct Square<'a> {
+    at: *mut f32,
+    stride: usize,
+    borrowed: PhantomData<&'a mut f32>,
+}
+
+impl<'a> From<&'a mut Sums> for Square<'a> {
+    fn from(sums: &'a mut Sums) -> Self {
+        Self { at: sums.as_mut_ptr().cast(), stride: BLOCK, borrowed: PhantomData }
+    }
+}
+
+impl<'a> Square<'a> {
+    /// The block of an output where it has all of it.
+    pub fn of(out: &'a mut MatMut<'_>, row: usize, column: usize) -> Option<Self> {
+        let (rows, columns) = out.shape();
+        let stride = out.row_stride();
+        (row + BLOCK <= rows && column + BLOCK <= columns).then(|| Self {
+            at: out.address(row, column),
+            stride,
+            borrowed: PhantomData,
+        })
+    }
+}
+
+/// `out = left · right`, a block of each.
 ///
 /// # Safety
 /// The tile registers are configured.
 pub unsafe fn multiply<const PARTS: usize>(
-    sums: &mut Sums,
+    out: Square<'_>,
     onto: Onto,
     left: [&[[Tile; PARTS]]; 2],
     right: [&[[Tile; PARTS]]; 2],
 ) {
     let tiles = left[0].len();
     assert!(left[1].len() == tiles && right[0].len() == tiles && right[1].len() == tiles && tiles > 0);
-    // SAFETY: reads so many tiles of each part from the four strips, reads and writes the sums.
+    // SAFETY: reads so many tiles of each part from the four strips, reads and writes all of the square,
+    // which is borrowed exclusively.
     unsafe {
         if PARTS == 1 {
             product!(
-                sums, onto, left, right, tiles, bytes 1024,
+                out, onto, left, right, tiles, bytes 1024,
                 "tileloadd tmm4, [{a0} + {line}]",
                 "tileloadd tmm6, [{b0} + {line}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
@@ -332,7 +361,7 @@ pub unsafe fn multiply<const PARTS: usize>(
             assert!(PARTS == 3);
             // Third by first part, second by first, second by second, first by second, first by third, first by first.
             product!(
-                sums, onto, left, right, tiles, bytes 3072,
+                out, onto, left, right, tiles, bytes 3072,
                 "tileloadd tmm6, [{b0} + {line}]",
                 "tileloadd tmm4, [{a0} + {line} + 2048]",
                 "tdpbf16ps tmm0, tmm4, tmm6",

@@ -6,6 +6,7 @@
 
 use std::arch::x86_64::*;
 
+use super::ahead::Ahead;
 use super::operands::{BLOCK, Operand, STRIP, Sums, join, lower_halves, numbers, put, upper_halves, write};
 use crate::model::dropout::Dropout;
 use crate::model::fused::matmul::packed::lines::Line;
@@ -56,14 +57,14 @@ fn hash(words: [__m512i; 2], counter: u32) -> __m512i {
     _mm512_xor_si512(x, _mm512_srli_epi32::<15>(x))
 }
 
-/// `e^x` for `x` up to 88, as in `kernels::activations`. Inputs below -64 are taken for -64: what is a rounding of its
+/// `e^x` for `x` up to 88, as in `kernels::activations`. Inputs below -50 are taken for -50: what is a rounding of its
 /// neighbours in every sum must not become a number so small that processors take a hundred cycles for it.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn exp(x: __m512) -> __m512 {
     const SHIFT: f32 = 12_582_912.0 + 127.0;
     // Of two numbers the second is given where one is none.
-    let x = _mm512_max_ps(_mm512_set1_ps(-64.0), x);
+    let x = _mm512_max_ps(_mm512_set1_ps(-50.0), x);
     let log2_e = _mm512_set1_ps(std::f32::consts::LOG2_E);
     let shifted = _mm512_fmadd_ps(x, log2_e, _mm512_set1_ps(SHIFT));
     let f = _mm512_fmadd_ps(x, log2_e, _mm512_sub_ps(_mm512_set1_ps(SHIFT), shifted));
@@ -109,10 +110,15 @@ fn keys_of(block: usize, len: usize) -> (usize, usize) {
     (keys, keys.min(STRIP))
 }
 
-/// Makes scores of keys behind the sample's end such that nothing comes of them.
-fn pad(scores: &mut [Sums], len: usize) {
+/// Pairs of all blocks of so many keys.
+pub fn pairs(len: usize) -> usize {
+    len / BLOCK * STRIP + (len % BLOCK).min(STRIP)
+}
+
+/// Gives the keys behind the sample's end this value.
+fn pad(scores: &mut [Sums], len: usize, value: f32) {
     if let Some(last) = scores.last_mut().filter(|_| !len.is_multiple_of(BLOCK)) {
-        last[len % BLOCK * 2..].fill(Line([f32::NEG_INFINITY.to_bits(); STRIP]));
+        last[len % BLOCK * 2..].fill(Line([value.to_bits(); STRIP]));
     }
 }
 
@@ -124,8 +130,9 @@ pub fn softmax<const PARTS: usize, const DROP: bool>(
     len: usize,
     weights: &mut Operand<PARTS>,
     mask: &Mask,
+    ahead: &mut Ahead,
 ) -> [OfQueries; 2] {
-    pad(scores, len);
+    pad(scores, len, f32::NEG_INFINITY);
     let largest = largest(scores);
     weights.reshape(2, scores.len());
     let [left, right] = weights.block_mut(0);
@@ -137,6 +144,7 @@ pub fn softmax<const PARTS: usize, const DROP: bool>(
         for (block, scores) in scores.iter().enumerate() {
             let (pairs, weights) = (keys_of(block, len).1, &mut weights[block]);
             for pair in 0..pairs {
+                ahead.step();
                 let low = exp(_mm512_sub_ps(numbers(&scores[2 * pair + half]), largest[half]));
                 let high = exp(_mm512_sub_ps(numbers(&scores[2 * (pair + STRIP) + half]), largest[half]));
                 sums[half][0] = _mm512_add_ps(sums[half][0], low);
@@ -198,8 +206,9 @@ pub fn softmax_backward<const PARTS: usize, const DROP: bool>(
     log_sums: OfQueries,
     mask: &Mask,
     out: Gradients<'_, PARTS>,
+    ahead: &mut Ahead,
 ) {
-    pad(scores, len);
+    pad(scores, len, f32::NEG_INFINITY);
     let zero = [_mm512_setzero_si512(); PARTS];
     let words = [mask.of(0), mask.of(1)];
     let threshold = _mm512_set1_epi32((mask.threshold << 16) as i32);
@@ -209,6 +218,7 @@ pub fn softmax_backward<const PARTS: usize, const DROP: bool>(
         let [upper, lower] = out.weights.block_mut(block);
         let (upper, lower) = (&mut upper[out.block], &mut lower[out.block]);
         for pair in 0..pairs {
+            ahead.step();
             let mut dropped = [_mm512_setzero_ps(); 4];
             for half in 0..2 {
                 let (low, high) = (2 * pair + half, 2 * (pair + STRIP) + half);
@@ -241,6 +251,7 @@ pub fn softmax_backward<const PARTS: usize, const DROP: bool>(
         }
     }
     let dots = [_mm512_add_ps(dots[0], dots[2]), _mm512_add_ps(dots[1], dots[3])];
+    pad(scores, len, 0.0);
     out.dscores_of_queries.reshape(2, scores.len());
     let [first, second] = out.dscores_of_queries.block_mut(0);
     for (block, (scores, gradients)) in scores.iter().zip(gradients.iter()).enumerate() {
@@ -249,6 +260,7 @@ pub fn softmax_backward<const PARTS: usize, const DROP: bool>(
         let (upper, lower) = (&mut upper[out.block], &mut lower[out.block]);
         let (first, second) = (&mut first[block], &mut second[block]);
         for pair in 0..pairs {
+            ahead.step();
             let (low, high) = (2 * pair, 2 * (pair + STRIP));
             let above = join::<PARTS>(
                 dscore(&scores[low], &gradients[low], dots[0]),
