@@ -8,7 +8,7 @@ use crate::model::fused::matmul::{Mat, MatMut, Packed, Rhs, Write, product};
 /// Rows of scores at a time, so that they stay in the second-level cache whatever the length of a sample.
 const ROWS: usize = 128;
 
-/// Scratch of one chunk, grown to the longest sample and kept.
+/// Scratch, grown to the longest sample and kept.
 #[derive(Default)]
 pub struct Scratch {
     probabilities: Vec<f32>,

@@ -24,7 +24,7 @@ use crate::model::fused::matmul::{Mat, MatMut};
 /// Blocks of queries whose sums over queries are computed at a time: their probabilities stay in the second-level cache.
 const QUERY_BLOCKS: usize = 4;
 
-/// Scratch of one chunk, grown to the longest sample and kept.
+/// Scratch, grown to the longest sample and kept.
 #[derive(Default)]
 pub struct Scratch<const PARTS: usize> {
     /// Operands of a head whose depth is the head's width: keys and values from the left, 32 queries and gradients of
