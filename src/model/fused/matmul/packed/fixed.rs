@@ -64,33 +64,59 @@ impl Format for Fixed {
 }
 
 /// Packs a source that runs along the depth, a lane to each line; gives the scales of the lanes.
-///
-/// # Safety
-/// AVX-512BW.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pack_lanes(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>) -> [Scale; STRIP] {
+fn pack_lanes(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>) -> [Scale; STRIP] {
     let mut of_lanes = [Scale::of(0); STRIP];
     for (lane, of_lane) in of_lanes.iter_mut().enumerate() {
-        let end = if lane < from.lanes { depths.end } else { depths.start };
+        let numbers = if lane < from.lanes { from.along(lane, depths.clone()) } else { &[] };
+        let (wholes, rest) = numbers.as_chunks::<TILE>();
         let mut largest = _mm512_setzero_si512();
-        let mut k = depths.start;
-        while k < end {
-            from.announce(lane + STRIP, k);
-            // SAFETY: AVX-512F is on.
-            largest = _mm512_max_epu32(largest, size(unsafe { from.load(lane, k, (end - k).min(16)) }));
-            k += 16;
+        for whole in wholes {
+            for part in parts(whole) {
+                largest = _mm512_max_epu32(largest, size(part));
+            }
+        }
+        let rest = parts_of_fewer(rest);
+        for part in rest {
+            largest = _mm512_max_epu32(largest, size(part));
         }
         *of_lane = Scale::of(_mm512_reduce_max_epu32(largest));
         let factor = _mm512_set1_ps(of_lane.factor);
-        for (tile, out) in tiles.chunks_exact_mut(PARTS * STRIP).enumerate() {
-            let k = depths.start + tile * TILE;
-            // SAFETY: AVX-512F is on.
-            let part = |k: usize| unsafe { from.load(lane, k, end.saturating_sub(k).min(16)) };
-            store_bytes(out, lane, [part(k), part(k + 16), part(k + 32), part(k + 48)], factor);
+        let mut tiles = tiles.chunks_exact_mut(PARTS * STRIP);
+        for (whole, out) in wholes.iter().zip(&mut tiles) {
+            store_bytes(out, lane, parts(whole), factor);
+        }
+        for out in tiles {
+            store_bytes(out, lane, rest, factor);
         }
     }
     of_lanes
+}
+
+/// A tile's numbers of a lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn parts(numbers: &[f32; TILE]) -> [__m512; 4] {
+    let at = numbers.as_ptr();
+    // SAFETY: four times 16 numbers.
+    unsafe {
+        [
+            _mm512_loadu_ps(at),
+            _mm512_loadu_ps(at.add(16)),
+            _mm512_loadu_ps(at.add(32)),
+            _mm512_loadu_ps(at.add(48)),
+        ]
+    }
+}
+
+/// The same of a lane that ends within the tile, with zeros behind.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn parts_of_fewer(numbers: &[f32]) -> [__m512; 4] {
+    let mut all = [0.0; TILE];
+    all[..numbers.len()].copy_from_slice(numbers);
+    parts(&all)
 }
 
 /// Packs a source that runs along the lanes, four depths to each line; gives the scales of the lanes.

@@ -6,6 +6,7 @@
 //! nothing to a product.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::super::view::Mat;
 use super::lines::Line;
@@ -76,6 +77,13 @@ impl<'a> Source<'a> {
     /// Whether the depth is the contiguous dimension; otherwise the lanes are.
     pub fn along_depth(&self) -> bool {
         self.depth_stride == 1 && self.lane_stride != 1
+    }
+
+    /// The elements of a lane at these depths, where the depth is the contiguous dimension.
+    #[inline(always)]
+    pub fn along(&self, lane: usize, depths: Range<usize>) -> &'a [f32] {
+        debug_assert!(self.depth_stride == 1);
+        &self.data[lane * self.lane_stride..][depths]
     }
 
     /// Has an element's line fetched into the second-level cache: one that comes soon, and lies too far away for the
