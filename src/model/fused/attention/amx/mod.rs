@@ -201,12 +201,16 @@ unsafe fn backward_here<const PARTS: usize>(
             };
             scratch.keys.pack_left(k, 1.0);
             scratch.values.pack_left(v, 1.0);
-            scratch.over_keys.pack_left(k.t(), 1.0);
+            scratch.over_keys.reshape(2 * width, of_keys);
+            for block in 0..of_keys {
+                scratch.over_keys.take_exchanged(block, scratch.keys.block(block));
+            }
+            scratch.over_keys.turn(width);
             for first in (0..len).step_by(QUERY_BLOCKS * BLOCK) {
                 let n = (len - first).min(QUERY_BLOCKS * BLOCK);
                 let (q, dout) = (q.rows_from(first, n), dout.rows_from(first, n));
-                scratch.queries_over_queries.pack_right(q, shape.scale());
-                scratch.dcontext_over_queries.pack_right(dout, drop.scale);
+                scratch.queries_over_queries.reshape(2 * width, blocks(n));
+                scratch.dcontext_over_queries.reshape(2 * width, blocks(n));
                 scratch.weights.reshape(2 * of_keys, blocks(n));
                 scratch.dscores.reshape(2 * of_keys, blocks(n));
                 for query_block in 0..blocks(n) {
@@ -214,8 +218,12 @@ unsafe fn backward_here<const PARTS: usize>(
                     let n = (n - first_of_block).min(BLOCK);
                     let (q, dout) = (q.rows_from(first_of_block, n), dout.rows_from(first_of_block, n));
                     let first = first + first_of_block;
-                    scratch.queries.pack_right(q.t(), shape.scale());
-                    scratch.dcontext.pack_right(dout.t(), drop.scale);
+                    scratch.queries.pack_left(q, shape.scale());
+                    scratch.queries_over_queries.take_exchanged(query_block, scratch.queries.block(0));
+                    scratch.queries.turn(1);
+                    scratch.dcontext.pack_left(dout, drop.scale);
+                    scratch.dcontext_over_queries.take_exchanged(query_block, scratch.dcontext.block(0));
+                    scratch.dcontext.turn(1);
                     for block in 0..of_keys {
                         let (keys, values) = (scratch.keys.block(block), scratch.values.block(block));
                         // SAFETY: configured above.

@@ -83,6 +83,29 @@ impl<const PARTS: usize> Operand<PARTS> {
         }
     }
 
+    /// Takes the values of a block of 32 lanes of `of` with lanes and depth exchanged, as block `place` of the depth.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub fn take_exchanged(&mut self, place: usize, of: [&[[Tile; PARTS]]; 2]) {
+        for (block, (upper, lower)) in of[0].iter().zip(of[1]).enumerate() {
+            let [first, second] = self.block_mut(block);
+            for part in 0..PARTS {
+                for line in 0..STRIP {
+                    let (upper, lower) = (read(&upper[part][line]), read(&lower[part][line]));
+                    write(&mut first[place][part][line], lower_halves(upper, lower));
+                    write(&mut second[place][part][line], upper_halves(upper, lower));
+                }
+            }
+        }
+    }
+
+    /// Makes of so many blocks of a left operand's rows a right operand's columns, or the reverse.
+    #[target_feature(enable = "avx512f")]
+    pub fn turn(&mut self, blocks: usize) {
+        for tile in self.tiles[..2 * blocks * self.depth].as_flattened_mut() {
+            transpose(tile);
+        }
+    }
+
     /// Lanes are the rows of `of`.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn pack_along(&mut self, of: Mat<'_>, factor: f32, transposed: bool) {
