@@ -64,7 +64,7 @@ impl<'p> Plan<'p> {
         consume: impl FnOnce(&mut dyn Iterator<Item = Result<Samples>>) -> Result<R>,
     ) -> Result<(R, FlowReport)> {
         one_stage("sample", |stats| {
-            flow::scope(|scope, wanted| {
+            flow::scope(&Wanted::always(), |scope, wanted| {
                 let parts =
                     self.stream(scope, stats, start, epochs, wanted, |wanted| self.builder(wanted))?;
                 consume(&mut parts.map(|part| Ok(part?.samples)))
@@ -167,14 +167,14 @@ impl<'p> Plan<'p> {
                 collate.seq_len, self.sample.seq_len
             )));
         }
-        let Gauges { sample, collate, .. } = gauges;
-        flow::scope(|scope, wanted| {
+        let Gauges { sample, collate, until, .. } = gauges;
+        flow::scope(until, |scope, wanted| {
             let parts = self.stream(scope, sample, start, epochs, wanted, make)?;
             let batches = Batches::new(parts, collator);
             if self.workers == 0 {
                 return consume(&mut collate.watch(batches));
             }
-            consume(&mut prefetch(scope, "collate", BATCHES_AHEAD, batches, collate)?)
+            consume(&mut prefetch(scope, "collate", BATCHES_AHEAD, batches, collate, wanted)?)
         })
     }
 
@@ -232,7 +232,7 @@ impl<'p> Plan<'p> {
         consume: impl FnOnce(&mut dyn Iterator<Item = Result<Samples>>) -> Result<R>,
     ) -> Result<(R, FlowReport)> {
         one_stage("sample", |stats| {
-            flow::scope(|scope, wanted| {
+            flow::scope(&Wanted::always(), |scope, wanted| {
                 let positions = sample::positions(self.corpus);
                 let units = units(Cursor::default(), u64::MAX, positions, Cut::new(self.corpus, self.sample));
                 let worker = |_| Ok(worker(self.builder(wanted)?, positions));
@@ -256,9 +256,10 @@ fn worker(mut builder: impl SampleBuilder, positions: u64) -> impl FnMut(Unit) -
     }
 }
 
-/// Counters of the stages that make batches.
+/// What whoever runs the stages that make batches holds in hands meanwhile: their counters, and what ends them.
 #[derive(Debug)]
 pub struct Gauges {
+    until: Wanted,
     sample: StageStats,
     collate: StageStats,
     started: Instant,
@@ -271,17 +272,24 @@ type BatchSums = [StageSums; 2];
 
 impl Default for Gauges {
     fn default() -> Self {
+        Self::until(Wanted::always())
+    }
+}
+
+impl Gauges {
+    /// Counters at zero, of batches that are made until they are `wanted` no more. Then the stream has no further batch
+    /// but perhaps some that were finished, and ends with an error: whoever waits for one waits no longer.
+    pub fn until(wanted: Wanted) -> Self {
         let now = Instant::now();
         Self {
+            until: wanted,
             sample: StageStats::default(),
             collate: StageStats::default(),
             started: now,
             lap: Cell::new((now, BatchSums::default())),
         }
     }
-}
 
-impl Gauges {
     /// How the stages spent their time since these counters were made.
     pub fn total(&self) -> FlowReport {
         batches_report(self.sums(), self.started.elapsed())
@@ -319,10 +327,12 @@ pub fn encode_blocks(
     mut consume: impl FnMut(Block) -> Result<()>,
 ) -> Result<()> {
     let encoded = one_stage("tokenize", |stats| {
-        flow::scope(|scope, wanted| {
+        flow::scope(&Wanted::always(), |scope, wanted| {
             let encode = |_| {
-                let mut encoder = tokenizer.encoder();
-                Ok(move |block| tokens::encode_block(corpus, &mut *encoder, header, block))
+                let (mut encoder, wanted) = (tokenizer.encoder(), wanted.clone());
+                Ok(move |block| {
+                    tokens::encode_block(corpus, &mut *encoder, header, block, &|| wanted.still())
+                })
             };
             let blocks = first..header.blocks();
             let blocks = ordered_map(scope, "tokenize", workers, blocks, stats, wanted, encode)?;
@@ -369,12 +379,12 @@ pub fn documents<R>(
     }
     let (sources, block) = (corpus.sources(), sample::documents_of_block(corpus));
     let shuffle = shuffle.for_corpus(corpus);
-    let read = |unit: Unit| {
+    let read = |unit: Unit, wanted: &Wanted| {
         let order = EpochOrder::new(&sources, (shuffle, block), 0, unit.epoch);
         let mut read = DocumentsRead::default();
         for position in unit.positions {
             read.documents += 1;
-            match corpus.document(order.place(position).document) {
+            match corpus.document_while(order.place(position).document, &|| wanted.still()) {
                 Ok(document) => {
                     read.bytes += document.sentences.iter().map(|s| s.text.len() as u64).sum::<u64>();
                 }
@@ -385,9 +395,13 @@ pub fn documents<R>(
         Ok(read)
     };
     one_stage("corpus", |stats| {
-        flow::scope(|scope, wanted| {
+        flow::scope(&Wanted::always(), |scope, wanted| {
             let units = units(Cursor::default(), u64::MAX, len, Cut::of(corpus, 1));
-            consume(&mut ordered_map(scope, "corpus", workers, units, stats, wanted, |_| Ok(read))?)
+            let worker = |_| {
+                let wanted = wanted.clone();
+                Ok(move |unit| read(unit, &wanted))
+            };
+            consume(&mut ordered_map(scope, "corpus", workers, units, stats, wanted, worker)?)
         })
     })
 }

@@ -1,5 +1,6 @@
 //! Stage 1 from the outside: files of every kind in, documents or a named error out.
 
+use std::cell::Cell;
 use std::fs::{self, File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -672,6 +673,153 @@ fn json_may_be_written_in_any_way() {
     assert_ne!(body.fingerprint(), other.fingerprint());
     let config = CorpusConfig { format: Some(Format::Text), ..of("body") };
     assert_eq!(Sources::from(config).open().err().unwrap().kind(), ErrorKind::Usage);
+}
+
+/// Texts longer than what is read as a whole each time: sentences that open and that do not, long runs, several lines.
+fn books() -> Vec<String> {
+    let sentence = |k: usize| match k % 9 {
+        0 => format!("(Said {k} \"so\") it went on."),
+        1 => format!("\u{c4}hre {k}\u{2019}s \u{1f600} \\ end!"),
+        2 => format!("{} {k}", "-".repeat(70 + k % 5)),
+        3 => format!("\u{3042}\u{3044}{k}\u{3002}"),
+        _ => format!("Sentence {k} of a book, as long as they are, goes from here to there."),
+    };
+    (0..3).map(|book| (0..1500).map(|k| sentence(1000 * book + k)).collect::<Vec<_>>().join(" ")).collect()
+}
+
+/// Books in every format, read in every way: (corpus, whether a part of one can be read without the rest).
+fn shelves(directory: &Path) -> Vec<(TextCorpus, bool)> {
+    let at = |name: &str| directory.join(name);
+    let books = books();
+    let lines = |text: &str| text.replace(". ", ".\n");
+    let ascii = |text: &str| text.replace(|c: char| !c.is_ascii(), "o");
+    let escaped = |text: &str| {
+        let plain = serde_json::to_string(text).unwrap();
+        plain.chars().fold(String::new(), |json, c| match c {
+            c if c.is_ascii() => json + &c.to_string(),
+            c => c.encode_utf16(&mut [0; 2]).iter().fold(json, |json, unit| json + &format!("\\u{unit:04x}")),
+        })
+    };
+    let object = |text: String| {
+        format!(
+            r#" {{"te": "\"}}", "text": "no", "n": [{{"text": "]"}}], "te\u0078t" : {text} , "z": {{}}}}"#
+        )
+    };
+    fs::write(at("text"), books.join("\n")).unwrap();
+    fs::write(at("sentences"), books.iter().map(|b| lines(b)).collect::<Vec<_>>().join("\n\n")).unwrap();
+    let json = |text: &String| object(serde_json::to_string(&lines(text)).unwrap());
+    fs::write(at("plain"), books.iter().map(json).collect::<Vec<_>>().join("\n")).unwrap();
+    let json = |text: &String| object(escaped(&lines(text)));
+    fs::write(at("escaped"), books.iter().map(json).collect::<Vec<_>>().join("\n")).unwrap();
+    fs::write(at("latin"), books.iter().map(|b| ascii(b)).collect::<Vec<_>>().join("\n")).unwrap();
+    fs::write(at("japanese"), encoding_rs::SHIFT_JIS.encode(&books.join("\n")).0).unwrap();
+    fs::write(
+        at("broken"),
+        books.iter().flat_map(|b| [b.as_bytes(), b"\xff\n"].concat()).collect::<Vec<u8>>(),
+    )
+    .unwrap();
+    fs::create_dir(at("directory")).unwrap();
+    for (name, text) in ["a", "b", "c"].iter().zip(&books) {
+        fs::write(at("directory").join(name), format!("\u{feff}{}", lines(text))).unwrap();
+    }
+    let mut shelves = vec![];
+    for (name, format, encoding, parted) in [
+        ("text", Format::Text, "utf-8", true),
+        ("sentences", Format::Sentences, "utf-8", true),
+        ("plain", Format::Jsonl, "utf-8", true),
+        ("escaped", Format::Jsonl, "utf-8", true),
+        ("latin", Format::Text, "windows-1252", true),
+        ("japanese", Format::Text, "shift_jis", false),
+        ("broken", Format::Text, "utf-8", false),
+        ("directory", Format::Text, "utf-8", true),
+    ] {
+        for io in [Io::Mmap, Io::Pread, Io::Memory] {
+            let config = CorpusConfig {
+                format: Some(format),
+                encoding: encoding.into(),
+                replace_bad_bytes: name == "broken",
+                io,
+                ..CorpusConfig::at(at(name))
+            };
+            shelves.push((TextCorpus::open(&config).unwrap(), parted));
+        }
+    }
+    shelves
+}
+
+/// Sentences from `from` on, as many as are wanted of `most`.
+fn excerpt(corpus: &dyn Corpus, id: u64, from: usize, most: usize) -> Result<Vec<(String, u64)>, Error> {
+    let mut seen = vec![];
+    corpus.excerpt(id, &|| true, &mut |count| from.min(count - 1), &mut |sentence| {
+        seen.push((sentence.text.to_string(), sentence.line));
+        seen.len() < most
+    })?;
+    Ok(seen)
+}
+
+#[test]
+fn an_excerpt_is_a_part_of_the_document_in_every_format_and_reader() {
+    let directory = tempfile::tempdir().unwrap();
+    for (corpus, _) in shelves(directory.path()) {
+        for id in [2, 0] {
+            let document = corpus.document(id).unwrap();
+            let all: Vec<_> = document.sentences.iter().map(|s| (s.text.to_string(), s.line)).collect();
+            assert!(all.len() > 500);
+            for from in (0..all.len()).step_by(7).chain([all.len() - 1]) {
+                let found = excerpt(&corpus, id, from, 40).unwrap();
+                assert_eq!(found, all[from..all.len().min(from + 40)], "{:?} from {from}", corpus.format());
+            }
+            assert_eq!(excerpt(&corpus, id, 3, usize::MAX).unwrap(), all[3..]);
+        }
+    }
+}
+
+/// After a book has been read once, an excerpt touches nothing but its own surroundings: all else may be broken by then.
+#[test]
+fn an_excerpt_of_a_book_reads_no_more_than_its_surroundings() {
+    let directory = tempfile::tempdir().unwrap();
+    for (corpus, parted) in shelves(directory.path()).into_iter().filter(|(c, _)| c.config().io == Io::Pread)
+    {
+        let count = corpus.document(1).unwrap().sentences.len();
+        let before = excerpt(&corpus, 1, count / 2, 20).unwrap();
+        let file = corpus.file(1);
+        let content = fs::read(file).unwrap();
+        // A document's first part, and its last.
+        let third = if file == corpus.path() { content.len() / 3 } else { 0 };
+        let length = if third > 0 { third } else { content.len() };
+        let mut broken = content.clone();
+        broken[third + length / 20..third + length / 3].fill(0xff);
+        broken[third + 2 * length / 3..third + 9 * length / 10].fill(0xff);
+        fs::write(file, &broken).unwrap();
+        assert_eq!(excerpt(&corpus, 1, count / 2, 20).ok() == Some(before), parted, "{:?}", corpus.format());
+        if parted && corpus.encoding().is_utf8() {
+            assert_eq!(excerpt(&corpus, 1, count / 5, 20).unwrap_err().kind(), ErrorKind::Io);
+            assert_eq!(corpus.document(1).unwrap_err().kind(), ErrorKind::Data);
+        }
+        fs::write(file, content).unwrap();
+    }
+}
+
+/// Whenever the answer is no, no more than the end of the call asks again, and nothing is kept of what was begun.
+#[test]
+fn a_book_that_is_wanted_no_more_is_not_read_on() {
+    let directory = tempfile::tempdir().unwrap();
+    for (corpus, _) in shelves(directory.path()).into_iter().filter(|(c, _)| c.format() != Format::Sentences)
+    {
+        let whole = corpus.document(0).unwrap();
+        for most in [0, 1, 5] {
+            let asked = Cell::new(0);
+            let wanted = || {
+                asked.set(asked.get() + 1);
+                asked.get() <= most
+            };
+            let error = corpus.document_while(0, &wanted).unwrap_err();
+            assert_eq!((error.kind(), asked.replace(0)), (ErrorKind::Internal, most + 2));
+            let left = corpus.excerpt(0, &wanted, &mut |_| 0, &mut |_| true);
+            assert_eq!((left.unwrap_err().kind(), asked.get()), (ErrorKind::Internal, most + 2));
+        }
+        assert_eq!(excerpt(&corpus, 0, 0, usize::MAX).unwrap().len(), whole.sentences.len());
+    }
 }
 
 #[test]

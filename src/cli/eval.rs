@@ -12,6 +12,7 @@ use super::trained::{Origin, Trained};
 use crate::collate::{CollateConfig, HostBatch, PadTo, file};
 use crate::corpus::{CorpusConfig, Sources};
 use crate::error::near;
+use crate::flow::Wanted;
 use crate::model::{Engine, Layout, Predictions};
 use crate::pipeline::Plan;
 use crate::sample::{Corruption, SampleConfig};
@@ -189,7 +190,7 @@ pub fn run(args: Args) -> Result<()> {
         sample: &sample,
         workers: args.workers.unwrap_or_else(default_workers),
     };
-    let source = OneEpoch { plan, collate: &collate };
+    let source = OneEpoch { plan, collate: &collate, until: Wanted::always() };
     measure(&args, &**tokenizer, &mut **engine, origin, corpus.path(), &source)
 }
 

@@ -292,7 +292,7 @@ pub fn check(
     let pairs = corpus.shape() == Shape::Pairs;
     let (mut replaced, mut replaced_in) = (0, Finding::default());
     let (mut documents, mut lines) = (0, 0);
-    corpus.scan(|id, Record { line, size, raw }| {
+    corpus.scan(|id, Record { line, size, raw, .. }| {
         if id % 4096 == 0 {
             progress(id);
         }

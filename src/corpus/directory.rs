@@ -5,13 +5,15 @@
 //! folders are not entered. All files are read once when the directory is opened, for their fingerprint.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::fault::MAX_LINE;
-use super::{CorpusConfig, Io, Record};
+use super::{CorpusConfig, Io, Piece, Record, within};
 use crate::text::{BOM, Encoding, HEAD};
 use crate::{Error, ErrorKind, Result};
 
@@ -95,22 +97,40 @@ impl Directory {
 
     /// What file number `id` holds.
     pub fn record(&self, id: u64) -> Result<Record<'_>> {
-        let entry = usize::try_from(id).ok().and_then(|id| self.files.get(id));
-        let entry = entry
-            .ok_or_else(|| Error::internal(format!("document {id} of a corpus of {}", self.files.len())))?;
-        let marked = |bytes: &[u8]| self.encoding.is_utf8() && bytes.starts_with(BOM);
-        let raw = match &entry.kept {
-            Some(bytes) if marked(bytes) => bytes[BOM.len()..].into(),
+        let entry = self.entry(id)?;
+        let raw: Piece<'_> = match &entry.kept {
             Some(bytes) => bytes[..].into(),
-            None => {
-                let mut bytes = read(&entry.path, entry.size)?;
-                if marked(&bytes) {
-                    bytes.drain(..BOM.len());
-                }
-                bytes.into()
-            }
+            None => read(&entry.path, entry.size)?.into(),
         };
-        Ok(Record { line: 1, size: entry.size, raw })
+        let marked = self.encoding.is_utf8() && raw.starts_with(BOM);
+        let (at, end) = (if marked { BOM.len() } else { 0 }, raw.len());
+        Ok(Record { line: 1, at: at as u64, size: entry.size, raw: raw.cut(at..end) })
+    }
+
+    /// Size of file number `id` in bytes.
+    pub fn size(&self, id: u64) -> Result<u64> {
+        self.entry(id).map(|entry| entry.size)
+    }
+
+    /// The bytes of file number `id` at these places.
+    pub fn piece(&self, id: u64, range: Range<u64>) -> Result<Piece<'_>> {
+        let entry = self.entry(id)?;
+        let places = within(range.clone(), entry.size as usize)?;
+        if let Some(bytes) = &entry.kept {
+            return Ok(bytes[places].into());
+        }
+        let mut bytes = vec![0; places.len()];
+        let file = File::open(&entry.path).map_err(|error| Error::reading(&entry.path, error))?;
+        match file.read_exact_at(&mut bytes, range.start) {
+            Ok(()) => Ok(bytes.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(changed(&entry.path)),
+            Err(error) => Err(Error::reading(&entry.path, error)),
+        }
+    }
+
+    fn entry(&self, id: u64) -> Result<&Entry> {
+        let entry = usize::try_from(id).ok().and_then(|id| self.files.get(id));
+        entry.ok_or_else(|| Error::internal(format!("document {id} of a corpus of {}", self.files.len())))
     }
 }
 
@@ -138,8 +158,12 @@ fn read(path: &Path, size: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(most as usize);
     File::open(path).map_err(failed)?.take(most).read_to_end(&mut bytes).map_err(failed)?;
     if (bytes.len() as u64) < most {
-        let what = format!("cannot read {}: the file changed while it was used", path.display());
-        return Err(Error::new(ErrorKind::Io, what));
+        return Err(changed(path));
     }
     Ok(bytes)
+}
+
+fn changed(path: &Path) -> Error {
+    let what = format!("cannot read {}: the file changed while it was used", path.display());
+    Error::new(ErrorKind::Io, what)
 }

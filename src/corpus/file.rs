@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::compressed::Compression;
 use super::fault::MAX_LINE;
 use super::index::{Identity, Index, MAX_BLOCK, Records, Refused, Window};
-use super::{Bytes, CorpusConfig, Io, Record, announce, look, reach};
+use super::{Bytes, CorpusConfig, Io, Piece, Record, announce, look, reach};
 use crate::durable::{self, parent};
 use crate::text::{BOM, Encoding, OnBadBytes, Transcoder};
 use crate::{Error, ErrorKind, Result};
@@ -137,12 +137,25 @@ impl TextFile {
             return self.read(id, place.range.clone(), window.line + place.line + 1);
         }
         let mut found = None;
-        let raw = self.bytes.pick(window.range, &mut |bytes| {
+        let raw = self.bytes.pick(window.range.clone(), &mut |bytes| {
             found = self.index.walk(bytes).nth(window.before as usize);
             found.as_ref().map_or(0..0, |found| self.without_mark(id, bytes, found.range.clone()))
         })?;
         let found = found.ok_or_else(|| self.changed(id))?;
-        Ok(Record { line: window.line + found.line + 1, size: raw.len() as u64, raw })
+        let mark = found.range.end - found.range.start - raw.len();
+        let at = window.range.start + (found.range.start + mark) as u64;
+        Ok(Record { line: window.line + found.line + 1, at, size: raw.len() as u64, raw })
+    }
+
+    /// Bytes among which record `id < used()` is found.
+    pub fn span(&self, id: u64) -> u64 {
+        let Window { range, .. } = self.index.window(id);
+        range.end - range.start
+    }
+
+    /// The bytes at these places in the file, or in its UTF-8 copy.
+    pub fn piece(&self, range: Range<u64>) -> Result<Piece<'_>> {
+        self.bytes.slice(range)
     }
 
     /// Gives `see` every record in order with its number.
@@ -158,11 +171,14 @@ impl TextFile {
                     id += 1;
                 }
             } else {
+                let start = window.range.start;
                 let bytes = self.bytes.slice(window.range)?;
                 for found in self.index.walk(&bytes).take(count) {
-                    let raw = &bytes[self.without_mark(id, &bytes, found.range)];
+                    let places = self.without_mark(id, &bytes, found.range);
+                    let at = start + places.start as u64;
+                    let raw = &bytes[places];
                     let line = window.line + found.line + 1;
-                    see(id, Record { line, size: raw.len() as u64, raw: raw.into() })?;
+                    see(id, Record { line, at, size: raw.len() as u64, raw: raw.into() })?;
                     id += 1;
                 }
             }
@@ -183,7 +199,7 @@ impl TextFile {
             let ends = tail.iter().rev().take_while(|&byte| b"\r\n".contains(byte)).count() as u64;
             size = range.end - range.start - ends;
         }
-        Ok(Record { line, size, raw: kept.cut(place) })
+        Ok(Record { line, at: range.start + place.start as u64, size, raw: kept.cut(place) })
     }
 
     /// Bounds the bytes that are kept of what was announced.

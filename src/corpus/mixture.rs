@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Corpus, Document, Shape, Source};
+use super::{Corpus, Document, Sentence, Shape, Source};
 use crate::{Error, Result};
 
 /// Several sources, mixed, or several files that are one source.
@@ -92,9 +92,12 @@ impl Mixture {
     }
 
     /// The source of document `id`, and the document's number in it.
-    fn part(&self, id: u64) -> Option<(&Part, u64)> {
+    fn part(&self, id: u64) -> Result<(&Part, u64)> {
         let at = self.parts.partition_point(|part| part.documents.end <= id);
-        self.parts.get(at).map(|part| (part, id - part.documents.start))
+        match self.parts.get(at) {
+            Some(part) => Ok((part, id - part.documents.start)),
+            None => Err(Error::internal(format!("document {id} of a corpus of {}", self.len()))),
+        }
     }
 }
 
@@ -115,10 +118,24 @@ impl Corpus for Mixture {
     }
 
     fn document(&self, id: u64) -> Result<Document<'_>> {
-        match self.part(id) {
-            Some((part, own)) => part.corpus.document(own),
-            None => Err(Error::internal(format!("document {id} of a corpus of {}", self.len()))),
-        }
+        let (part, own) = self.part(id)?;
+        part.corpus.document(own)
+    }
+
+    fn document_while(&self, id: u64, wanted: &dyn Fn() -> bool) -> Result<Document<'_>> {
+        let (part, own) = self.part(id)?;
+        part.corpus.document_while(own, wanted)
+    }
+
+    fn excerpt(
+        &self,
+        id: u64,
+        wanted: &dyn Fn() -> bool,
+        from: &mut dyn FnMut(usize) -> usize,
+        see: &mut dyn FnMut(&Sentence<'_>) -> bool,
+    ) -> Result<usize> {
+        let (part, own) = self.part(id)?;
+        part.corpus.excerpt(own, wanted, from, see)
     }
 
     fn shape(&self) -> Shape {

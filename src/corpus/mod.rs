@@ -30,6 +30,7 @@ mod jsonl;
 mod memory;
 mod mixture;
 mod mmap;
+mod outline;
 mod pairs;
 mod pread;
 mod sentences;
@@ -77,6 +78,8 @@ impl Document<'_> {
 pub struct Record<'c> {
     /// Line of the file that it begins with, from 1.
     pub line: u64,
+    /// Where it begins among the bytes of its file, or of the UTF-8 copy that is read in its place.
+    pub at: u64,
     /// Size in bytes; more than are in `raw` where there are too many to be read, which are never a document.
     pub size: u64,
     pub raw: Piece<'c>,
@@ -121,6 +124,32 @@ pub trait Corpus: Send + Sync {
     /// policy decides whether that ends the run), [`crate::ErrorKind::Io`] where it cannot be read.
     fn document(&self, id: u64) -> Result<Document<'_>>;
 
+    /// [`Corpus::document`], which may be given up where it is `wanted` no more and will not be again: reading a long
+    /// one takes a second.
+    ///
+    /// # Errors
+    /// As there; [`crate::ErrorKind::Internal`], which nobody sees, where it was given up.
+    fn document_while(&self, id: u64, _wanted: &dyn Fn() -> bool) -> Result<Document<'_>> {
+        self.document(id)
+    }
+
+    /// Shows `see` sentences of document `id`, one after the other until it says false: from the one on that `from`
+    /// chooses, which is told how many there are. Gives that number; of none, none is chosen. A document may be a book:
+    /// it is read in proportion to what is shown of it, once it has been read as a whole.
+    ///
+    /// # Errors
+    /// As [`Corpus::document_while`].
+    fn excerpt(
+        &self,
+        id: u64,
+        wanted: &dyn Fn() -> bool,
+        from: &mut dyn FnMut(usize) -> usize,
+        see: &mut dyn FnMut(&Sentence<'_>) -> bool,
+    ) -> Result<usize> {
+        let document = self.document_while(id, wanted)?;
+        Ok(show(&document, from, see))
+    }
+
     /// What its documents are.
     fn shape(&self) -> Shape;
 
@@ -147,13 +176,32 @@ pub trait Corpus: Send + Sync {
     /// Tells that these documents are wanted soon. A hint: nothing waits for it, and nothing depends on it.
     fn announce(&self, _documents: Range<u64>) {}
 
-    /// Bounds the bytes that are kept of what was announced. Nothing that is read depends on it.
+    /// Bounds the bytes that are kept of what was announced and of what excerpts are found by. Nothing that is read
+    /// depends on it.
     fn keep_at_most(&self, _bytes: u64) {}
 
     /// The ids of its documents, where they have been encoded before.
     fn tokens(&self) -> Option<&TokenFile> {
         None
     }
+}
+
+/// An excerpt of a document that is there as a whole.
+fn show(
+    document: &Document<'_>,
+    from: &mut dyn FnMut(usize) -> usize,
+    see: &mut dyn FnMut(&Sentence<'_>) -> bool,
+) -> usize {
+    let sentences = &document.sentences;
+    if !sentences.is_empty() {
+        sentences[from(sentences.len())..].iter().all(see);
+    }
+    sentences.len()
+}
+
+/// What was given up, since whoever it was for has gone.
+pub fn unwanted(id: u64) -> Error {
+    Error::internal(format!("document {id} is wanted no more"))
 }
 
 /// Mean size of a document in bytes, at least 1.

@@ -3,7 +3,8 @@
 
 use super::{Document, Sentence};
 
-/// The sentences of a block of lines, the first of which has number `line`.
+/// The sentences of a block of lines, the first of which has number `line`. There is a megabyte of them at most, but for
+/// the last.
 pub fn read(block: &str, line: u64) -> Document<'_> {
     let numbered = block.split('\n').zip(line..);
     let sentences = numbered.map(|(text, line)| Sentence { text: text.trim().into(), line });

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::smallvec;
@@ -19,12 +20,13 @@ use super::directory::Directory;
 use super::fault::{Fault, MAX_LINE};
 use super::file::{OpenFile, TextFile};
 use super::index::Records;
+use super::outline::{self, Begin, LONG, Outline, Outlines, Stretch};
 use super::{
     Corpus, CorpusConfig, Document, Format, Piece, Record, Sentence, Shape, format, jsonl, pairs, sentences,
-    text,
+    show, split, text, unwanted,
 };
 use crate::text::{BOM, Encoding, HEAD};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The field of a JSON object that holds the text, unless another is named.
 const FIELD: &str = "text";
@@ -40,6 +42,15 @@ pub struct TextCorpus {
     fingerprint: u64,
     /// Whether it has been told that bytes are replaced.
     told: AtomicBool,
+    /// Of long documents that excerpts were read of.
+    outlines: Outlines,
+}
+
+/// A long document that sentences are wanted of.
+enum Opened<'c> {
+    Outlined(Arc<Outline>),
+    /// One whose text does not lie in its file as it is: it is read as a whole each time.
+    Whole(Document<'c>),
 }
 
 /// Where records lie.
@@ -87,6 +98,7 @@ impl TextCorpus {
                 true => !fingerprint(content, encoding, part, format, &field),
             },
             told: AtomicBool::new(false),
+            outlines: Outlines::default(),
             format,
             field,
             guessed,
@@ -140,6 +152,22 @@ impl TextCorpus {
     /// # Errors
     /// What is wrong with it, and in which line.
     pub fn parse<'r>(&self, raw: &'r [u8], line: u64, size: u64) -> Result<Document<'r>, (u64, Fault)> {
+        self.parse_while(raw, line, size, &|| true)
+    }
+
+    fn parse_while<'r>(
+        &self,
+        raw: &'r [u8],
+        line: u64,
+        size: u64,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Document<'r>, (u64, Fault)> {
+        let text = self.text(raw, line, size)?;
+        self.read_all(text, line, wanted).map_err(|fault| (line, fault))
+    }
+
+    /// The text of a record.
+    fn text<'r>(&self, raw: &'r [u8], line: u64, size: u64) -> Result<Cow<'r, str>, (u64, Fault)> {
         let encoding = self.record_encoding();
         let whole = raw.len() as u64;
         let raw = match self.records() {
@@ -149,24 +177,32 @@ impl TextCorpus {
         // Of what is too long only a part was read.
         let size = if size > whole { size } else { raw.len() as u64 };
         self.refuse_too_long(raw, line, size)?;
-        let text = match encoding.decode(raw) {
-            Ok(text) => text,
+        match encoding.decode(raw) {
+            Ok(text) => Ok(text),
             Err(_) if self.config.replace_bad_bytes => {
                 self.tell_replaced();
-                Cow::Owned(encoding.decode_lossy(raw).0)
+                Ok(Cow::Owned(encoding.decode_lossy(raw).0))
             }
             Err(at) => {
                 let before = &raw[..at];
                 let start = memchr::memrchr(b'\n', before).map_or(0, |end| end + 1);
                 let below = memchr::memchr_iter(b'\n', before).count() as u64;
-                return Err((line + below, Fault::Malformed { at: at - start }));
+                Err((line + below, Fault::Malformed { at: at - start }))
             }
-        };
-        match text {
-            Cow::Borrowed(text) => self.read(text, line),
-            Cow::Owned(text) => self.read(&text, line).map(Document::into_owned),
         }
-        .map_err(|fault| (line, fault))
+    }
+
+    /// The sentences of a text, or some of them where they are wanted no more.
+    fn read_all<'t>(
+        &self,
+        text: Cow<'t, str>,
+        line: u64,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Document<'t>, Fault> {
+        match text {
+            Cow::Borrowed(text) => self.read(text, line, wanted),
+            Cow::Owned(text) => self.read(&text, line, wanted).map(Document::into_owned),
+        }
     }
 
     /// How many broken sequences of a record [`TextCorpus::parse`] reads as U+FFFD.
@@ -193,6 +229,86 @@ impl TextCorpus {
         }
     }
 
+    fn record(&self, id: u64) -> Result<Record<'_>> {
+        match &self.store {
+            Store::File(file) => file.record(id),
+            Store::Directory(directory) => directory.record(id),
+        }
+    }
+
+    /// Bytes among which document `id` is found.
+    fn span(&self, id: u64) -> Result<u64> {
+        match &self.store {
+            Store::File(file) => Ok(file.span(id)),
+            Store::Directory(directory) => directory.size(id),
+        }
+    }
+
+    /// Document `id`, or where its sentences lie, which is kept. The text of a long one must lie in its file as it is.
+    fn open_long(&self, id: u64, wanted: &dyn Fn() -> bool) -> Result<Opened<'_>> {
+        let Record { line, at, size, raw } = self.record(id)?;
+        let read = || {
+            let text = self.text(&raw, line, size)?;
+            let Cow::Borrowed(text) = text else {
+                let document = self.read_all(text, line, wanted).map_err(|fault| (line, fault))?;
+                return Ok(Opened::Whole(document.into_owned()));
+            };
+            let begins = match self.format {
+                Format::Jsonl => jsonl::begins(text, &self.field, wanted),
+                format => self.read(text, line, wanted).map(|document| begins(text, &document, line, format)),
+            };
+            let begins = begins.map_err(|fault| (line, fault))?;
+            Ok(match Outline::new((at, line), &begins, text.len(), outline::step(self.bytes())) {
+                Some(outline) => Opened::Outlined(Arc::new(outline)),
+                None => Opened::Whole(Document::default()),
+            })
+        };
+        let opened = read();
+        // It may be no more than its beginning.
+        if !wanted() {
+            return Err(unwanted(id));
+        }
+        let opened = opened.map_err(|fault| self.fault(id, fault))?;
+        if let Opened::Outlined(outline) = &opened {
+            self.outlines.keep(id, Arc::clone(outline));
+        }
+        Ok(opened)
+    }
+
+    /// An excerpt of a document from where its sentences lie.
+    fn show_outlined(
+        &self,
+        id: u64,
+        outline: &Outline,
+        from: &mut dyn FnMut(usize) -> usize,
+        see: &mut dyn FnMut(&Sentence<'_>) -> bool,
+    ) -> Result<usize> {
+        let first = from(outline.sentences());
+        for Stretch { bytes, sentences, line } in outline.from(first) {
+            let raw = match &self.store {
+                Store::File(file) => file.piece(bytes),
+                Store::Directory(directory) => directory.piece(id, bytes),
+            }?;
+            let text = self.record_encoding().decode(&raw).map_err(|_| self.changed(id))?;
+            let document = match self.format {
+                Format::Jsonl => jsonl::read_part(&text, line),
+                _ => self.read(&text, line, &|| true),
+            }
+            .map_err(|_| self.changed(id))?;
+            let numbered = (sentences..).zip(&document.sentences);
+            if !numbered.filter(|(number, _)| *number >= first).all(|(_, sentence)| see(sentence)) {
+                break;
+            }
+        }
+        Ok(outline.sentences())
+    }
+
+    /// What was text is none any more.
+    fn changed(&self, id: u64) -> Error {
+        let path = self.file(id).display();
+        Error::new(ErrorKind::Io, format!("corpus {path}: document {id}: the file changed while it was used"))
+    }
+
     fn refuse_too_long(&self, raw: &[u8], line: u64, size: u64) -> Result<(), (u64, Fault)> {
         if self.records() == Some(Records::Blocks) {
             // A block of short lines is as long as it may be.
@@ -210,12 +326,12 @@ impl TextCorpus {
         if size > MAX_LINE as u64 { Err((line, Fault::TooLong { bytes: size })) } else { Ok(()) }
     }
 
-    fn read<'t>(&self, text: &'t str, line: u64) -> Result<Document<'t>, Fault> {
+    fn read<'t>(&self, text: &'t str, line: u64, wanted: &dyn Fn() -> bool) -> Result<Document<'t>, Fault> {
         match self.format {
             Format::Pairs => pairs::read(text, line),
             Format::Sentences => Ok(sentences::read(text, line)),
-            Format::Jsonl => jsonl::read(text, &self.field, line),
-            Format::Text => text::read(text, line),
+            Format::Jsonl => jsonl::read(text, &self.field, line, wanted),
+            Format::Text => text::read(text, line, wanted),
             // Whoever makes a sample of it says what is wrong with it.
             Format::Samples if text.trim().is_empty() => Err(Fault::NoSentence),
             Format::Samples => Ok(Document { sentences: smallvec![Sentence { text: text.into(), line }] }),
@@ -252,15 +368,41 @@ impl Corpus for TextCorpus {
     }
 
     fn document(&self, id: u64) -> Result<Document<'_>> {
-        let record = match &self.store {
-            Store::File(file) => file.record(id),
-            Store::Directory(directory) => directory.record(id),
-        }?;
-        match record.raw {
-            Piece::Borrowed(raw) => self.parse(raw, record.line, record.size),
-            raw => self.parse(&raw, record.line, record.size).map(Document::into_owned),
+        self.document_while(id, &|| true)
+    }
+
+    fn document_while(&self, id: u64, wanted: &dyn Fn() -> bool) -> Result<Document<'_>> {
+        let Record { line, size, raw, .. } = self.record(id)?;
+        let long = size >= LONG;
+        let read = match raw {
+            Piece::Borrowed(raw) => self.parse_while(raw, line, size, wanted),
+            raw => self.parse_while(&raw, line, size, wanted).map(Document::into_owned),
+        };
+        // It may be no more than its beginning.
+        if long && !wanted() {
+            return Err(unwanted(id));
         }
-        .map_err(|fault| self.fault(id, fault))
+        read.map_err(|fault| self.fault(id, fault))
+    }
+
+    fn excerpt(
+        &self,
+        id: u64,
+        wanted: &dyn Fn() -> bool,
+        from: &mut dyn FnMut(usize) -> usize,
+        see: &mut dyn FnMut(&Sentence<'_>) -> bool,
+    ) -> Result<usize> {
+        if self.span(id)? < LONG {
+            return Ok(show(&self.document_while(id, wanted)?, from, see));
+        }
+        let opened = match self.outlines.get(id) {
+            Some(outline) => Opened::Outlined(outline),
+            None => self.open_long(id, wanted)?,
+        };
+        match opened {
+            Opened::Outlined(outline) => self.show_outlined(id, &outline, from, see),
+            Opened::Whole(document) => Ok(show(&document, from, see)),
+        }
     }
 
     fn shape(&self) -> Shape {
@@ -296,10 +438,28 @@ impl Corpus for TextCorpus {
     }
 
     fn keep_at_most(&self, bytes: u64) {
+        let places = bytes / 4;
+        self.outlines.keep_at_most(places);
         if let Store::File(file) = &self.store {
-            file.keep_at_most(bytes);
+            file.keep_at_most(bytes - places);
         }
     }
+}
+
+/// Where the sentences of a document begin in `text`, of which they are parts.
+fn begins(text: &str, document: &Document<'_>, line: u64, format: Format) -> Vec<Begin> {
+    let begin = |sentence: &Sentence<'_>| Begin {
+        at: place_in(&sentence.text, text),
+        line: sentence.line - line,
+        // A line is a sentence, whatever stands before it.
+        opens: format == Format::Sentences || split::opens(&sentence.text),
+    };
+    document.sentences.iter().map(begin).collect()
+}
+
+/// Where `part` of `whole` begins in it.
+pub(super) fn place_in(part: &str, whole: &str) -> usize {
+    part.as_ptr().addr() - whole.as_ptr().addr()
 }
 
 fn directory_format(config: &CorpusConfig) -> Result<Format> {

@@ -8,9 +8,12 @@ use unicode_segmentation::UnicodeSegmentation;
 /// in time that grows with the square of its length: 40 kB of spaces would take 12 s.
 const LONGEST_RUN: usize = 64;
 
-/// Gives `found` every sentence of `text` without the white space around it, with its line, from 0. A sentence
-/// never goes over a line's end, and has at least one character.
-pub fn sentences<'t>(text: &'t str, mut found: impl FnMut(&'t str, u64)) {
+/// Gives `found` every sentence of `text` without the white space around it, with its line, from 0, until it says false.
+/// A sentence never goes over a line's end, and has at least one character.
+///
+/// The text from a sentence on that [`opens`] has the same sentences from there on, and what stands before it the same
+/// up to there: so a long text can be read in pieces.
+pub fn sentences<'t>(text: &'t str, mut found: impl FnMut(&'t str, u64) -> bool) {
     for (number, line) in text.split('\n').enumerate() {
         let mut rest = line;
         while !rest.is_empty() {
@@ -21,13 +24,20 @@ pub fn sentences<'t>(text: &'t str, mut found: impl FnMut(&'t str, u64)) {
                 // What is left of the run belongs to the sentence that it ends.
                 let sentence = if end == searched { &rest[start..piece] } else { bounded };
                 start = end;
-                if !sentence.trim().is_empty() {
-                    found(sentence.trim(), number as u64);
+                if !sentence.trim().is_empty() && !found(sentence.trim(), number as u64) {
+                    return;
                 }
             }
             rest = &rest[piece..];
         }
     }
+}
+
+/// Whether a sentence begins in such a way that those from it on are the same without what stands before it. The rules
+/// look back no further than to a letter before the full stop that ends a sentence, and ahead no further than to the next
+/// full stop or the like; a run of other characters ends at a letter or digit.
+pub fn opens(sentence: &str) -> bool {
+    sentence.starts_with(char::is_alphanumeric)
 }
 
 /// How much of `text` is searched for boundaries, and where the long run ends that ends the search; all of it
@@ -61,7 +71,10 @@ mod tests {
 
     fn of(text: &str) -> Vec<(&str, u64)> {
         let mut all = Vec::new();
-        sentences(text, |sentence, line| all.push((sentence, line)));
+        sentences(text, |sentence, line| {
+            all.push((sentence, line));
+            true
+        });
         all
     }
 
@@ -97,7 +110,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_search_ends_where_no_more_is_wanted() {
+        let mut seen = 0;
+        sentences("One. Two. Three.\nFour. Five.", |_, _| {
+            seen += 1;
+            seen < 4
+        });
+        assert_eq!(seen, 4);
+    }
+
     proptest! {
+        /// Letters of every kind, marks that belong to the character before, ends of sentences and of paragraphs, quotes,
+        /// spaces, digits, and runs around the length that ends a sentence.
+        #[test]
+        fn a_text_is_cut_before_any_sentence_that_opens_without_another_changing(
+            text in "([aB1\u{5d0}\u{3042}\u{903}.!?\u{3002},:)\" \u{a0}\u{301}\u{ad}\u{85}\u{2029}\r\n-]{1,30}|[ -)]{60,70}|\\. {60,70}){0,8}",
+        ) {
+            let place = |sentence: &str| sentence.as_ptr() as usize - text.as_ptr() as usize;
+            let all = of(&text);
+            for (number, &(sentence, line)) in all.iter().enumerate().filter(|(_, (sentence, _))| opens(sentence)) {
+                let (before, behind) = text.split_at(place(sentence));
+                prop_assert_eq!(of(before), &all[..number]);
+                let behind: Vec<_> = of(behind).into_iter().map(|(text, below)| (text, line + below)).collect();
+                prop_assert_eq!(&behind, &all[number..]);
+            }
+        }
+
         /// Nothing but white space is lost, and short runs change nothing.
         #[test]
         fn every_character_is_in_one_sentence(text in "[a-cA-C.!? )1\u{e9}\u{3002}\n-]{0,200}") {

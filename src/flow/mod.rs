@@ -8,7 +8,8 @@
 //! * a worker's panic is such an error ([`crate::ErrorKind::Internal`]), never a short stream: the end of
 //!   the data is said explicitly, and a channel that closes without it is an error;
 //! * dropping the iterator early stops the threads, and the caller's [`std::thread::scope`] joins them; the end of
-//!   [`scope`] stops them in the midst of an item, where their work asks for it.
+//!   [`scope`], or a [`Consumer`] from outside that is dropped, stops them in the midst of an item, where their work asks
+//!   for it, and whoever waits for [`prefetch`] with them.
 
 mod fail_point;
 mod ordered;
@@ -26,7 +27,7 @@ pub use ordered::{IN_FLIGHT_PER_WORKER, OrderedMap, ordered_map};
 pub use prefetch::{Prefetch, prefetch};
 pub use stats::{FlowReport, StageReport, StageStats, StageSums};
 pub use unordered::{UnorderedMap, unordered_map};
-pub use wanted::{Wanted, scope};
+pub use wanted::{Consumer, Wanted, consumer, scope};
 
 /// Runs `work`, and turns a panic into an error that tells the stage, the item and the message.
 ///
@@ -56,7 +57,6 @@ mod tests {
 
     use crossbeam_channel::bounded;
 
-    use super::wanted::consumer;
     use super::*;
     use crate::ErrorKind;
 
@@ -67,12 +67,12 @@ mod tests {
     /// Squares `0..ITEMS` through both stages, `work` deciding what each item gives; `take` results of it.
     fn squares(workers: usize, take: usize, work: fn(u64) -> Result<u64>) -> Vec<Result<u64>> {
         let stats = StageStats::default();
-        scope(|scope, wanted| {
+        scope(&Wanted::always(), |scope, wanted| {
             let mapped = ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, wanted, |_| Ok(work)).unwrap();
             if workers == 0 {
                 return mapped.take(take).collect();
             }
-            prefetch(scope, STAGE, 2, mapped, &stats).unwrap().take(take).collect()
+            prefetch(scope, STAGE, 2, mapped, &stats, wanted).unwrap().take(take).collect()
         })
     }
 
@@ -86,7 +86,7 @@ mod tests {
     fn without_an_order_everything_comes_once_or_the_error_does() {
         let check = |workers, work: fn(u64) -> Result<u64>| {
             let stats = StageStats::default();
-            scope(|scope, wanted| {
+            scope(&Wanted::always(), |scope, wanted| {
                 let mut found: Vec<Result<u64>> =
                     unordered_map(scope, STAGE, workers, 0..ITEMS, &stats, wanted, |_| Ok(work))
                         .unwrap()
@@ -188,17 +188,44 @@ mod tests {
     fn a_panic_of_the_prefetched_iterator_is_a_typed_error() {
         let stats = StageStats::default();
         let items = (0..10).map(|x| if x == 4 { panic!("broke") } else { Ok(x) });
-        let mut results: Vec<Result<i32>> =
-            thread::scope(|scope| prefetch(scope, STAGE, 1, items, &stats).unwrap().collect());
+        let mut results: Vec<Result<i32>> = scope(&Wanted::always(), |scope, wanted| {
+            prefetch(scope, STAGE, 1, items, &stats, wanted).unwrap().collect()
+        });
         assert_eq!(results.len(), 5);
         assert_eq!(results.pop().expect("five").unwrap_err().kind(), ErrorKind::Internal);
+    }
+
+    #[test]
+    fn who_waits_is_woken_where_nothing_is_wanted_any_more() {
+        let stats = StageStats::default();
+        for at in [0, 1, 5] {
+            let (stopper, until) = consumer();
+            let found: Vec<Result<u64>> = scope(&until, |scope, wanted| {
+                let (mut stopper, (gate, opened)) = (Some(stopper), bounded::<()>(0));
+                let items = (0..ITEMS).map(move |x| {
+                    if x == at {
+                        drop(stopper.take());
+                        // It takes for as long as anybody waits for it.
+                        _ = opened.recv();
+                    }
+                    Ok(x)
+                });
+                let found = prefetch(scope, STAGE, 2, items, &stats, wanted).unwrap().collect();
+                drop(gate);
+                found
+            });
+            let (last, before) = found.split_last().unwrap();
+            assert_eq!(last.as_ref().unwrap_err().kind(), ErrorKind::Internal);
+            assert!(before.len() as u64 <= at, "what came after that is not given");
+            assert!(before.iter().map(|x| *x.as_ref().unwrap()).eq(0..before.len() as u64));
+        }
     }
 
     /// The case of a thread that is gone without a word: the queue of jobs loses its reader.
     #[test]
     fn work_that_nobody_does_is_an_error() {
         let stats = StageStats::default();
-        scope(|scope, wanted| {
+        scope(&Wanted::always(), |scope, wanted| {
             let dies = |x: u64| -> Result<u64> { panic!("all die, at {x}") };
             let mut mapped = ordered_map(scope, STAGE, 2, 0..ITEMS, &stats, wanted, |_| Ok(dies)).unwrap();
             let first = mapped.next().expect("an error is an item").unwrap_err();
@@ -212,7 +239,7 @@ mod tests {
         let stats = StageStats::default();
         let pulled = Cell::new(0);
         let items = (0..ITEMS).inspect(|_| pulled.set(pulled.get() + 1));
-        scope(|scope, wanted| {
+        scope(&Wanted::always(), |scope, wanted| {
             let mut mapped = ordered_map(scope, STAGE, 2, items, &stats, wanted, |_| Ok(square)).unwrap();
             for given in 1..=5 {
                 mapped.next().expect("there are more").unwrap();
@@ -227,12 +254,12 @@ mod tests {
     fn work_is_told_from_waiting() {
         for workers in WORKERS {
             let (mapped, ahead) = (StageStats::default(), StageStats::default());
-            scope(|scope, wanted| {
+            scope(&Wanted::always(), |scope, wanted| {
                 let items =
                     ordered_map(scope, STAGE, workers, 0..ITEMS, &mapped, wanted, |_| Ok(square)).unwrap();
                 let items: Box<dyn Iterator<Item = Result<u64>>> = match workers {
                     0 => Box::new(ahead.watch(items)),
-                    _ => Box::new(prefetch(scope, STAGE, 2, items, &ahead).unwrap()),
+                    _ => Box::new(prefetch(scope, STAGE, 2, items, &ahead, wanted).unwrap()),
                 };
                 assert_eq!(items.count() as u64, ITEMS);
             });
@@ -253,7 +280,7 @@ mod tests {
     fn a_worker_that_cannot_be_made_is_reported_before_any_work() {
         let stats = StageStats::default();
         for workers in WORKERS {
-            let error = scope(|scope, wanted| {
+            let error = scope(&Wanted::always(), |scope, wanted| {
                 let make = |i| if i + 1 >= workers { Err(Error::data("no worker")) } else { Ok(square) };
                 ordered_map(scope, STAGE, workers, 0..ITEMS, &stats, wanted, make).err()
             });

@@ -2,9 +2,9 @@
 
 use std::thread::{Builder, Scope};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
-use super::{StageStats, cannot_start, guard};
+use super::{StageStats, Wanted, cannot_start, guard};
 use crate::{Error, Result};
 
 /// What the thread says. A channel that closes without [`Message::End`] means that the thread died.
@@ -14,7 +14,8 @@ enum Message<T> {
 }
 
 /// Runs `items` on thread `name` of `scope`, at most `depth` items ahead of the consumer and one more in
-/// work. The stream ends with the items or with the first error.
+/// work. The stream ends with the items or with the first error, which is one of its own where it was waited for an item
+/// until that was `wanted` no more.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`] where the thread cannot be started.
@@ -24,6 +25,7 @@ pub fn prefetch<'scope, T: Send + 'scope>(
     depth: usize,
     items: impl Iterator<Item = Result<T>> + Send + 'scope,
     stats: &'scope StageStats,
+    wanted: &Wanted,
 ) -> Result<Prefetch<'scope, T>> {
     stats.runs_on(1, depth);
     let (sender, receiver) = bounded(depth);
@@ -31,7 +33,7 @@ pub fn prefetch<'scope, T: Send + 'scope>(
         .name(name.to_owned())
         .spawn_scoped(scope, move || run(name, items, &sender, stats))
         .map_err(|error| cannot_start(name, error))?;
-    Ok(Prefetch { messages: Some(receiver), name, stats })
+    Ok(Prefetch { messages: Some(receiver), name, stats, wanted: wanted.clone() })
 }
 
 /// The thread's life. Sending fails where the consumer has gone, and then it ends.
@@ -59,6 +61,7 @@ pub struct Prefetch<'scope, T> {
     messages: Option<Receiver<Message<T>>>,
     name: &'scope str,
     stats: &'scope StageStats,
+    wanted: Wanted,
 }
 
 impl<T> Iterator for Prefetch<'_, T> {
@@ -67,14 +70,17 @@ impl<T> Iterator for Prefetch<'_, T> {
     fn next(&mut self) -> Option<Self::Item> {
         let messages = self.messages.as_ref()?;
         let ready = messages.len();
-        let message = messages.try_recv().or_else(|_| self.stats.waited(|| messages.recv()));
+        let message = messages.try_recv().or_else(|_| self.stats.waited(|| self.wanted.receive(messages)));
         let item = match message {
             Ok(Message::Item(item)) => {
                 self.stats.count(ready);
                 Some(item)
             }
             Ok(Message::End) => None,
-            Err(_) => Some(Err(Error::internal(format!(
+            Err(TryRecvError::Empty) => {
+                Some(Err(Error::internal(format!("stage {}: what it makes is wanted no more", self.name))))
+            }
+            Err(TryRecvError::Disconnected) => Some(Err(Error::internal(format!(
                 "stage {}: its thread ended before its data did; this is a bug of this program",
                 self.name
             )))),

@@ -26,6 +26,9 @@ use crate::{Error, Result};
 /// Shortest target in tokens: one for each segment.
 const SHORTEST: usize = 2;
 
+/// Samples of a document between two questions whether they are wanted: a millisecond.
+const ASKED: u32 = 64;
+
 /// Fills samples from each document.
 pub struct Fill<'p> {
     corpus: &'p dyn Corpus,
@@ -84,10 +87,8 @@ impl<'p> Fill<'p> {
     ) -> Result<u64> {
         let other = &mut self.other;
         let take = |id, rng: &mut SampleRng| {
-            let Some(sentences) = reader.open(Slot::Other, id, 1)? else { return Ok(None) };
-            let start = rng.below(sentences as u64) as usize;
-            reader.texts().encode(Slot::Other, start..sentences, tokens.max(1), other);
-            Ok((!other.is_empty()).then_some(()))
+            let found = reader.excerpt(id, tokens.max(1), rng, other)?;
+            Ok(found.filter(|_| !other.is_empty()).map(drop))
         };
         let need = "no other document has a token to pair with";
         nsp::another(self.corpus, &place.source, place.document, need, rng, take).map(|(id, ())| id)
@@ -151,11 +152,14 @@ impl Cut for Fill<'_> {
         out: &mut Samples,
     ) -> Result<()> {
         let SampleConfig { pair, next_rate, short_rate, seed, seq_len, .. } = *self.config;
-        reader.texts().encode(Slot::Own, 0..sentences, usize::MAX, &mut self.own);
+        reader.texts().encode(Slot::Own, 0..sentences, &mut self.own)?;
 
         let room = seq_len - if pair == PairTask::None { 2 } else { 3 };
         let (mut from, mut cursor) = (0, cursor);
         while from < self.own.len() {
+            if cursor.part.is_multiple_of(ASKED) {
+                reader.go_on(place.document)?;
+            }
             // A stream for each part: what a part draws moves no other.
             let key = [place.pass, place.document, cursor.part.into()];
             let mut rng = SampleRng::new(Domain::Sample, seed, &key);

@@ -51,9 +51,9 @@ impl<'p> Halves<'p> {
         cursor: Cursor,
         rng: &mut SampleRng,
         out: &mut Samples,
-    ) {
+    ) -> Result<()> {
         for (encoded, side) in [(&mut self.first, &a), (&mut self.second, &b)] {
-            reader.texts().encode(side.slot, side.sentences.clone(), usize::MAX, encoded);
+            reader.texts().encode(side.slot, side.sentences.clone(), encoded)?;
         }
         let paired = !b.sentences.is_empty();
         let (mut keep_a, mut keep_b) = (self.first.len(), self.second.len());
@@ -64,6 +64,7 @@ impl<'p> Halves<'p> {
         let b_segment: Option<Segment<'_>> = paired.then(|| self.second.segment(0..keep_b));
         let origin = origin(cursor, reader, &a, &b);
         self.row.push((self.first.segment(0..keep_a), b_segment), pair, origin, rng, out);
+        Ok(())
     }
 }
 
@@ -95,11 +96,9 @@ impl Cut for Halves<'_> {
         let both = 1 + usize::from(!truth.is_empty());
         let side = |sentences| Side { document: own, slot: Slot::Own, sentences };
         match pairing(pair, both, next_rate, &mut rng) {
-            Pairing::AsIs(label) => {
-                self.push(reader, (side(a), side(truth)), label, cursor, &mut rng, out);
-            }
+            Pairing::AsIs(label) => self.push(reader, (side(a), side(truth)), label, cursor, &mut rng, out),
             Pairing::Swapped => {
-                self.push(reader, (side(truth), side(a)), PairLabel::NotNext, cursor, &mut rng, out);
+                self.push(reader, (side(truth), side(a)), PairLabel::NotNext, cursor, &mut rng, out)
             }
             Pairing::Other => {
                 // A text that reads like the true one is no negative.
@@ -114,10 +113,9 @@ impl Cut for Halves<'_> {
                 };
                 let (other, second) = nsp::another(self.corpus, &place.source, own, need, &mut rng, take)?;
                 let b = Side { document: other, slot: Slot::Other, sentences: second };
-                self.push(reader, (side(a), b), PairLabel::NotNext, cursor, &mut rng, out);
+                self.push(reader, (side(a), b), PairLabel::NotNext, cursor, &mut rng, out)
             }
         }
-        Ok(())
     }
 }
 

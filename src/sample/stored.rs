@@ -52,17 +52,23 @@ impl Texts for Stored<'_> {
         self.open[slot].ids.line(sentence)
     }
 
-    fn encode(&mut self, slot: Slot, sentences: Range<usize>, enough: usize, out: &mut Encoded) {
-        let ids = &self.open[slot].ids;
-        out.clear();
-        for at in sentences {
-            let tokens = ids.sentence(at);
-            let begins = self.words.then(|| ids.begins(tokens.clone()));
-            out.push_stored(ids.ids(tokens), begins, ids.line(at));
-            if out.len() >= enough {
-                break;
-            }
+    fn encode(&mut self, slot: Slot, sentences: Range<usize>, out: &mut Encoded) -> Result<()> {
+        push(&self.open[slot].ids, sentences, self.words, usize::MAX, out);
+        Ok(())
+    }
+
+    fn excerpt(
+        &mut self,
+        id: u64,
+        from: &mut dyn FnMut(usize) -> usize,
+        enough: usize,
+        out: &mut Encoded,
+    ) -> Result<usize> {
+        let sentences = self.open(Slot::Other, id)?;
+        if sentences > 0 {
+            push(&self.open[Slot::Other].ids, from(sentences)..sentences, self.words, enough, out);
         }
+        Ok(sentences)
     }
 
     fn read_alike(&mut self, own: Range<usize>, other: Range<usize>) -> Result<bool> {
@@ -78,5 +84,18 @@ impl Texts for Stored<'_> {
         let (ours, theirs) = (self.corpus.document(open_own.id)?, self.corpus.document(open_other.id)?);
         let texts = (ours.sentences.get(own), theirs.sentences.get(other));
         Ok(matches!(texts, (Some(a), Some(b)) if a.iter().zip(b).all(|(a, b)| a.text == b.text)))
+    }
+}
+
+/// Leaves these sentences in `out`, as many as it takes to have `enough` tokens.
+fn push(ids: &DocumentIds<'_>, sentences: Range<usize>, words: bool, enough: usize, out: &mut Encoded) {
+    out.clear();
+    for at in sentences {
+        let tokens = ids.sentence(at);
+        let begins = words.then(|| ids.begins(tokens.clone()));
+        out.push_stored(ids.ids(tokens), begins, ids.line(at));
+        if out.len() >= enough {
+            break;
+        }
     }
 }

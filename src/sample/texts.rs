@@ -9,7 +9,8 @@ use std::ops::{Index, IndexMut, Range};
 use super::Wanted;
 use super::encoded::Encoded;
 use super::stored::Stored;
-use crate::corpus::{Corpus, Document};
+use crate::corpus::{Corpus, Document, unwanted};
+use crate::rng::SampleRng;
 use crate::vocab::{Encoder, Tokenizer};
 use crate::{Error, ErrorKind, Result};
 
@@ -58,9 +59,25 @@ pub trait Texts: Send {
     /// The line in which a sentence stands.
     fn line(&self, slot: Slot, sentence: usize) -> u64;
 
-    /// Leaves these sentences in `out`, as many as it takes to have `enough` tokens. One without any token is
-    /// left out.
-    fn encode(&mut self, slot: Slot, sentences: Range<usize>, enough: usize, out: &mut Encoded);
+    /// Leaves these sentences in `out`. One without any token is left out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`], which nobody sees, where nothing is wanted any more.
+    fn encode(&mut self, slot: Slot, sentences: Range<usize>, out: &mut Encoded) -> Result<()>;
+
+    /// Leaves in `out` sentences of document `id` from the one on that `from` chooses, told how many there are; as many as
+    /// it takes to have `enough` tokens. One without any token is left out. Gives the number of sentences; of none, none is
+    /// chosen. What is open stays so.
+    ///
+    /// # Errors
+    /// Those of [`Corpus::excerpt`].
+    fn excerpt(
+        &mut self,
+        id: u64,
+        from: &mut dyn FnMut(usize) -> usize,
+        enough: usize,
+        out: &mut Encoded,
+    ) -> Result<usize>;
 
     /// Whether sentences of the two documents read the same, character by character.
     ///
@@ -106,15 +123,46 @@ impl<'p> Reader<'p> {
     /// Those of [`Corpus::document`]; [`ErrorKind::Data`] where sentences are missing; [`ErrorKind::Internal`], which
     /// nobody sees, where nothing is wanted any more.
     pub fn open(&mut self, slot: Slot, id: u64, needed: usize) -> Result<Option<usize>> {
-        if !(self.wanted)() {
-            return Err(Error::internal(format!("document {id} is wanted no more")));
-        }
+        self.go_on(id)?;
         let opened = self.texts.open(slot, id).and_then(|sentences| match sentences {
             _ if sentences >= needed => Ok(sentences),
             0 => Err(self.too_few(id, String::new(), 0, needed)),
             _ => Err(self.too_few(id, format!(" (line {})", self.texts.line(slot, 0)), sentences, needed)),
         });
-        match opened {
+        self.unless_left_out(id, opened)
+    }
+
+    /// Leaves in `out` sentences of document `id`, from a random one on: as many as have `enough` tokens, at least one, and
+    /// fewer where the document ends. `None` where it is left out.
+    ///
+    /// # Errors
+    /// As [`Self::open`], for one sentence.
+    pub fn excerpt(
+        &mut self,
+        id: u64,
+        enough: usize,
+        rng: &mut SampleRng,
+        out: &mut Encoded,
+    ) -> Result<Option<usize>> {
+        let mut from = |sentences| rng.below(sentences as u64) as usize;
+        let found = self.texts.excerpt(id, &mut from, enough, out).and_then(|sentences| match sentences {
+            0 => Err(self.too_few(id, String::new(), 0, 1)),
+            _ => Ok(sentences),
+        });
+        self.unless_left_out(id, found)
+    }
+
+    /// Asks in the midst of what is made of document `id`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`], which nobody sees, where nothing is wanted any more.
+    pub fn go_on(&self, id: u64) -> Result<()> {
+        if (self.wanted)() { Ok(()) } else { Err(unwanted(id)) }
+    }
+
+    /// What was found of document `id`; `None` where it is malformed and the policy is to leave such documents out.
+    fn unless_left_out(&self, id: u64, found: Result<usize>) -> Result<Option<usize>> {
+        match found {
             Ok(sentences) => Ok(Some(sentences)),
             Err(error) if self.skip_bad && error.kind() == ErrorKind::Data => {
                 tracing::debug!(target: "sample", document = id, %error, "document left out");
@@ -150,7 +198,7 @@ impl<'p> FromText<'p> {
 
 impl Texts for FromText<'_> {
     fn open(&mut self, slot: Slot, id: u64) -> Result<usize> {
-        self.open[slot] = self.corpus.document(id)?;
+        self.open[slot] = self.corpus.document_while(id, &*self.wanted)?;
         Ok(self.open[slot].sentences.len())
     }
 
@@ -158,18 +206,31 @@ impl Texts for FromText<'_> {
         self.open[slot].sentences[sentence].line
     }
 
-    fn encode(&mut self, slot: Slot, sentences: Range<usize>, enough: usize, out: &mut Encoded) {
+    fn encode(&mut self, slot: Slot, sentences: Range<usize>, out: &mut Encoded) -> Result<()> {
         out.clear();
         for sentence in &self.open[slot].sentences[sentences] {
-            // A document may be a book. Of what is cut short here nobody sees a sample.
+            // A document may be a book.
             if !out.is_empty() && !(self.wanted)() {
-                break;
+                return Err(Error::internal("a document is wanted no more"));
             }
             out.push(sentence, &mut *self.encoder, self.words);
-            if out.len() >= enough {
-                break;
-            }
         }
+        Ok(())
+    }
+
+    fn excerpt(
+        &mut self,
+        id: u64,
+        from: &mut dyn FnMut(usize) -> usize,
+        enough: usize,
+        out: &mut Encoded,
+    ) -> Result<usize> {
+        out.clear();
+        let (encoder, words) = (&mut *self.encoder, self.words);
+        self.corpus.excerpt(id, &*self.wanted, from, &mut |sentence| {
+            out.push(sentence, encoder, words);
+            out.len() < enough
+        })
     }
 
     fn read_alike(&mut self, own: Range<usize>, other: Range<usize>) -> Result<bool> {

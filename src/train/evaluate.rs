@@ -4,8 +4,9 @@ use super::baseline::{Guesses, Unigram};
 use super::metrics::Figures;
 use crate::Result;
 use crate::collate::{CollateConfig, HostBatch};
+use crate::flow::Wanted;
 use crate::model::{Engine, Outcome};
-use crate::pipeline::Plan;
+use crate::pipeline::{Gauges, Plan};
 use crate::sample::{Cursor, SampleConfig, Shuffle};
 
 /// Seed of the masks and pairs of every evaluation, whatever the run's own: curves of different runs
@@ -28,15 +29,18 @@ impl BatchSource for Vec<HostBatch> {
 }
 
 /// One epoch of a corpus through the pipeline.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct OneEpoch<'p> {
     pub plan: Plan<'p>,
     pub collate: &'p CollateConfig,
+    /// A pass that is wanted no more ends with an error, which nobody sees who says so.
+    pub until: Wanted,
 }
 
 impl BatchSource for OneEpoch<'_> {
     fn pass(&self, consume: &mut dyn FnMut(&mut Batches<'_>) -> Result<()>) -> Result<()> {
-        self.plan.batches(self.collate, Cursor::default(), 1, |batches| consume(batches))
+        let gauges = Gauges::until(self.until.clone());
+        self.plan.gauged_batches(self.collate, Cursor::default(), 1, &gauges, |batches| consume(batches))
     }
 }
 

@@ -67,7 +67,7 @@ pub struct Trainer<'t> {
     pub clock: &'t dyn Fn() -> Duration,
     /// How the stages before the training spent their time since this was asked last.
     pub stages: &'t dyn Fn() -> Vec<StageReport>,
-    /// Asked between two steps.
+    /// Asked before each step, when its batches have come; where they may take long, they should come to an end by it.
     pub stop: &'t dyn Fn() -> Option<Stop>,
 }
 
@@ -135,11 +135,13 @@ impl Trainer<'_> {
             self.save_on_the_way(&mut course);
         }
         while self.progress.step < self.config.length.total {
+            let fetched = self.fetch(batches, &mut window);
+            // Asked behind it: who waits for a batch is woken by a stop, and what has come by then is left for the resume.
             if let Some(stop) = (self.stop)() {
                 self.save_at_end(&mut course)?;
                 return Ok(Ending::Stopped(stop));
             }
-            let micro = match self.fetch(batches, &mut window) {
+            let micro = match fetched {
                 Ok(micro) if micro.is_empty() => break,
                 Ok(micro) => micro,
                 Err(error) => return Err(self.save_before(error, &mut course)),

@@ -4,13 +4,16 @@
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bertstream::collate::{CollateConfig, PadTo};
 use bertstream::corpus::tokens::{self, Header, Writer};
-use bertstream::corpus::{self, CorpusConfig, Io};
+use bertstream::corpus::{self, Corpus, CorpusConfig, Document, Io, Shape};
+use bertstream::flow::{Consumer, consumer};
 use bertstream::model::{Arch, Init, Layout, ModelConfig, Optimizer, State};
-use bertstream::pipeline::{Plan, encode_blocks};
+use bertstream::pipeline::{Gauges, Plan, encode_blocks};
 use bertstream::sample::SampleConfig;
 use bertstream::train::checkpoint::Progress;
 use bertstream::train::evaluate::{OneEpoch, evaluation_samples};
@@ -97,8 +100,56 @@ struct Left {
     state: State,
 }
 
+/// A corpus with which everything is wanted no more once so many of its documents were asked for.
+struct Stopping {
+    corpus: Box<dyn Corpus>,
+    left: AtomicU64,
+    stopper: Mutex<Option<Consumer>>,
+}
+
+impl Corpus for Stopping {
+    fn len(&self) -> u64 {
+        self.corpus.len()
+    }
+
+    fn document(&self, id: u64) -> bertstream::Result<Document<'_>> {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
+            drop(self.stopper.lock().unwrap().take());
+        }
+        self.corpus.document(id)
+    }
+
+    fn shape(&self) -> Shape {
+        self.corpus.shape()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.corpus.bytes()
+    }
+
+    fn path(&self) -> &Path {
+        self.corpus.path()
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.corpus.fingerprint()
+    }
+}
+
 /// Trains in `directory`, from its newest checkpoint if there is one, and stops after `steps` more.
 fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, steps: Option<u64>) -> Left {
+    train_until(directory, config, vocab, way, steps, None)
+}
+
+/// [`train`], which stops as well when so many `documents` have been asked for, whatever is under way.
+fn train_until(
+    directory: &Path,
+    config: &RunConfig,
+    vocab: &WordVocab,
+    way: Way,
+    steps: Option<u64>,
+    documents: Option<u64>,
+) -> Left {
     let run = match directory.join("config.json").exists() {
         true => RunDir::resume(directory).unwrap(),
         false => RunDir::create(directory).unwrap(),
@@ -110,9 +161,18 @@ fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, step
         let file = ids_beside(&source.path);
         corpus = tokens::attach(corpus, &source.into(), Some(&file), vocab).unwrap();
     }
+    let (stopper, until) = consumer();
+    let mut kept = Some(stopper);
+    if let Some(documents) = documents {
+        corpus = Box::new(Stopping { corpus, left: documents.into(), stopper: Mutex::new(kept.take()) });
+    }
     let plan = Plan { corpus: &*corpus, tokenizer: vocab, sample: &config.sample, workers: way.workers };
     let test_sample = evaluation_samples(&config.sample);
-    let test = OneEpoch { plan: Plan { sample: &test_sample, ..plan }, collate: &config.collate };
+    let test = OneEpoch {
+        plan: Plan { sample: &test_sample, ..plan },
+        collate: &config.collate,
+        until: until.clone(),
+    };
     let layout = Layout::new(&config.model);
     let weights = layout.initial_weights(config.sample.seed);
     let mut engine =
@@ -142,10 +202,15 @@ fn train(directory: &Path, config: &RunConfig, vocab: &WordVocab, way: Way, step
             Duration::from_millis(ticks.get())
         },
         stages: &Vec::new,
-        stop: &|| steps.filter(|&n| done.get() >= from + n).map(|_| Stop::Terminate),
+        stop: &|| {
+            let stopped = steps.is_some_and(|n| done.get() >= from + n) || !until.still();
+            stopped.then_some(Stop::Terminate)
+        },
     };
     done.set(from);
-    let ending = plan.batches(&config.collate, cursor, 2, |batches| trainer.run(batches)).unwrap();
+    let gauges = Gauges::until(until.clone());
+    let ending =
+        plan.gauged_batches(&config.collate, cursor, 2, &gauges, |batches| trainer.run(batches)).unwrap();
     let progress = trainer.progress.clone();
     Left { ending, progress, state: engine.state().unwrap() }
 }
@@ -189,6 +254,30 @@ fn stopped_after_any_step_it_is_the_run_that_was_not() {
                 let read = |directory: &Path| fs::read(directory.join(file)).unwrap();
                 assert!(read(parts.path()) == read(whole.path()), "{file}: {stop}, accumulate {accumulate}");
             }
+        }
+    }
+}
+
+/// A stop does not wait for the batch that is being made, whether that is for a step or for an evaluation; what was under
+/// way is made again.
+#[test]
+fn stopped_while_a_batch_is_made_it_is_the_run_that_was_not() {
+    let place = tempfile::tempdir().unwrap();
+    let corpus = place.path().join("corpus.tsv");
+    fs::write(&corpus, toy::lines(LINES)).unwrap();
+    let vocab = toy::vocabulary();
+    let config = config(&corpus, &vocab, 2);
+    let whole = tempfile::tempdir().unwrap();
+    let expected = train(whole.path(), &config, &vocab, ONE_WAY, None);
+    for way in [ONE_WAY, ANOTHER, Way { workers: 8, ..ONE_WAY }] {
+        for documents in [0, 1, 9, 40, 77, 90, 130, 200] {
+            let parts = tempfile::tempdir().unwrap();
+            let first = train_until(parts.path(), &config, &vocab, way, None, Some(documents));
+            assert_eq!(first.ending, Ending::Stopped(Stop::Terminate), "{way:?} {documents}");
+            let second = train(parts.path(), &config, &vocab, way, None);
+            assert_eq!(second.ending, Ending::Finished);
+            assert_eq!(second.progress, expected.progress, "{way:?} {documents}");
+            assert!(second.state == expected.state, "weights or moments: {way:?} {documents}");
         }
     }
 }

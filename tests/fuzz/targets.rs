@@ -217,7 +217,7 @@ fn tokens(data: &[u8]) {
         let path = directory().join("ids");
         let header = Header::new(&corpus, &words);
         let mut writer = Writer::open(&path, &header).unwrap();
-        let block = encode_block(&corpus, &mut *words.encoder(), &header, 0).unwrap();
+        let block = encode_block(&corpus, &mut *words.encoder(), &header, 0, &|| true).unwrap();
         writer.push(&block).unwrap();
         writer.finish().unwrap();
         (corpus, words, fs::read(path).unwrap())

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bertstream::ErrorKind;
 use bertstream::collate::{HostBatch, PadTo};
@@ -10,7 +12,7 @@ use bertstream::pipeline::Plan;
 use bertstream::rng::{Domain, SampleRng};
 use bertstream::sample::{
     Corruption, Cursor, MaskCount, MaskUnit, PairLabel, PairTask, Sample, SampleConfig, Samples, Shuffle,
-    Truncate,
+    Truncate, Unit, builder,
 };
 use bertstream::vocab::Tokenizer;
 
@@ -541,6 +543,32 @@ fn a_span_has_one_fate_and_the_tokens_of_a_word_have_their_own() {
     assert_eq!(mixed(MaskUnit::Span), 0.0);
     // 1 - 0.8^2 - 0.1^2 - 0.1^2 of the neighbours differ.
     assert!((0.3..0.38).contains(&mixed(MaskUnit::Word)));
+}
+
+// ---- Books -------------------------------------------------------------------------------------------------
+
+/// Whenever the answer is no, it is the last: neither a sentence nor a sample more is made of a long document.
+#[test]
+fn a_book_is_left_in_its_midst() {
+    let (corpus, words) = (distinct(&[1500, 1500], 3), Words::new(10_000));
+    for pair in TASKS {
+        let config = SampleConfig { pair, ..short() };
+        let build = |most: u64| {
+            let asked = Arc::new(AtomicU64::new(0));
+            let count = Arc::clone(&asked);
+            let wanted = Arc::new(move || count.fetch_add(1, Ordering::Relaxed) < most);
+            let unit = Unit { epoch: 0, positions: 0..1 };
+            let built =
+                builder(&corpus, &words, &config, wanted).unwrap().build(&unit, &mut Samples::default());
+            (built, asked.load(Ordering::Relaxed))
+        };
+        let (whole, asked) = build(u64::MAX);
+        assert!(whole.is_ok() && asked > 1500, "{asked}");
+        for most in (0..asked).step_by(97).chain([asked - 1]) {
+            let (left, asked) = build(most);
+            assert_eq!((left.unwrap_err().kind(), asked), (ErrorKind::Internal, most + 1));
+        }
+    }
 }
 
 // ---- Refusals ---------------------------------------------------------------------------------------------

@@ -6,12 +6,12 @@ mod faults;
 mod memory;
 mod tokens;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bertstream::collate::{BatchDigest, CollateConfig, HostBatch, PadTo, file};
 use bertstream::corpus::Corpus;
-use bertstream::flow::Wanted;
+use bertstream::flow::{Consumer, Wanted, consumer};
 use bertstream::pipeline::{Gauges, Plan, documents};
 use bertstream::sample::{
     Corruption, Cursor, MaskCount, PairLabel, PairTask, SampleBuilder, SampleConfig, Samples, Shuffle, Tally,
@@ -294,6 +294,62 @@ fn a_consumer_that_leaves_ends_what_is_in_work() {
             Err::<(), _>(Error::data("the consumer's own"))
         });
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::Data, "{workers} workers");
+    }
+}
+
+/// Builds as another does, and once so many units are built says that nothing is wanted any more.
+struct Stopping<'s> {
+    inner: Box<dyn SampleBuilder + 's>,
+    wanted: Wanted,
+    left: &'s AtomicU64,
+    stopper: &'s Mutex<Option<Consumer>>,
+}
+
+impl SampleBuilder for Stopping<'_> {
+    fn build(&mut self, unit: &Unit, out: &mut Samples) -> Result<()> {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
+            drop(self.stopper.lock().unwrap().take());
+        }
+        if self.wanted.still() { self.inner.build(unit, out) } else { Err(Error::internal("wanted no more")) }
+    }
+}
+
+/// Whatever was under way, what comes before the end is what comes where nobody says so.
+#[test]
+fn batches_that_are_wanted_no_more_end_with_an_error_behind_good_ones() {
+    let (corpus, words, sample) = (made_up(2000, 5), Words::new(KNOWN as usize), short());
+    let collate = collate(&sample, 10, PadTo::Longest);
+    let (whole, _) = all_batches(
+        Plan { corpus: &corpus, tokenizer: &words, sample: &sample, workers: 0 },
+        &collate,
+        START,
+        1,
+    );
+    for workers in WORKERS {
+        for units in [0, 1, 7, 20] {
+            let plan = Plan { corpus: &corpus, tokenizer: &words, sample: &sample, workers };
+            let (stopper, until) = consumer();
+            let (left, stopper) = (AtomicU64::new(units), Mutex::new(Some(stopper)));
+            let make = |wanted: &Wanted| {
+                let inner = builder(&corpus, &words, &sample, Arc::new(|| true))?;
+                Ok(Stopping { inner, wanted: wanted.clone(), left: &left, stopper: &stopper })
+            };
+            let mut seen = vec![];
+            let failed = plan.batches_built_by(make, &collate, START, 1, &Gauges::until(until), |batches| {
+                for batch in batches {
+                    seen.push(batch?);
+                }
+                Ok(())
+            });
+            let error = failed.expect_err("it was said in its midst");
+            assert_eq!(error.kind(), ErrorKind::Internal, "{workers} workers: {error}");
+            // The last one may not know yet what comes behind it.
+            let but_for_next = |batch: &HostBatch| HostBatch { next: START, ..batch.clone() };
+            assert!(
+                seen.len() < whole.len()
+                    && seen.iter().zip(&whole).all(|(a, b)| but_for_next(a) == but_for_next(b))
+            );
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::output::tell;
 use super::report;
 use crate::collate::{CollateConfig, PadTo};
 use crate::corpus::{Corpus, Sources};
-use crate::flow::FlowReport;
+use crate::flow::{FlowReport, Wanted};
 use crate::model::{Engine, Layout, ModelConfig};
 use crate::pipeline::{Gauges, Plan};
 use crate::sample::positions;
@@ -382,10 +382,6 @@ pub fn execute(
     let unigram = Unigram::new(&*opened.tokenizer, counts.as_deref(), config.sample.predict_unknown);
     let test_samples = evaluation_samples(&config.sample);
     let test_collate = CollateConfig { pad_to: PadTo::Longest, ..config.collate.clone() };
-    let test = opened.test.as_deref().map(|corpus| OneEpoch {
-        plan: Plan { corpus, sample: &test_samples, ..plan },
-        collate: &test_collate,
-    });
     if !quiet {
         let steps = config.length.total.saturating_sub(progress.step);
         summary::estimate(&mut *engine, survey, config.accumulate, steps)?;
@@ -408,7 +404,6 @@ pub fn execute(
             Some(EventWriter::begin(&directory, progress.step, board, examples, &now)?)
         }
     };
-    let gauges = Gauges::default();
     let mut newest = Newest::default();
     let started = Instant::now();
     let cursor = progress.cursor;
@@ -417,6 +412,12 @@ pub fn execute(
     let probe = (config.compute.device != DeviceChoice::Cpu)
         .then(|| full_batch(config.collate.batch_size, config.collate.seq_len, config.model.vocab_size));
     let signals = stop::Signals::listen(run.path())?;
+    let gauges = Gauges::until(signals.wanted());
+    let test = opened.test.as_deref().map(|corpus| OneEpoch {
+        plan: Plan { corpus, sample: &test_samples, ..plan },
+        collate: &test_collate,
+        until: signals.wanted(),
+    });
     let mut observers: Vec<&mut dyn Observer> = vec![&mut metrics, &mut terminal, &mut newest];
     observers.extend(events.as_mut().map(|events| events as &mut dyn Observer));
     let mut trainer = Trainer {
@@ -457,7 +458,7 @@ fn examples<'o>(
     let corpus = opened.test.as_deref().unwrap_or(training.corpus);
     let plan = Plan { corpus, sample: &sample, workers: 0, ..training };
     let mut first = None;
-    OneEpoch { plan, collate: &collate }.pass(&mut |batches| {
+    OneEpoch { plan, collate: &collate, until: Wanted::always() }.pass(&mut |batches| {
         first = batches.next().transpose()?;
         Ok(())
     })?;

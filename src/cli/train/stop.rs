@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals as Incoming;
 
 use super::super::log;
+use crate::flow::{Wanted, consumer};
 use crate::train::Stop;
 use crate::{Error, ErrorKind, Result};
 
@@ -39,6 +40,7 @@ fn tell(line: String) -> Receiver<()> {
 /// Remembers the first signal; a later one ends the process at once.
 pub struct Signals {
     received: Arc<AtomicUsize>,
+    wanted: Wanted,
 }
 
 impl Signals {
@@ -50,13 +52,16 @@ impl Signals {
             .map_err(|e| failed("signals cannot be listened to", e))?;
         let received = Arc::new(AtomicUsize::new(0));
         let shared = Arc::clone(&received);
+        let (consumer, wanted) = consumer();
         let resume = format!("go on with `bertstream train --resume {}`", directory.display());
         let watch = move || {
-            let mut first = None;
+            let (mut first, mut consumer) = (None, Some(consumer));
             for signal in incoming.forever() {
                 let since = *first.get_or_insert_with(Instant::now);
                 if shared.load(Ordering::Relaxed) == 0 {
-                    shared.store(signal as usize, Ordering::Relaxed);
+                    // In this order: who is woken by the second finds the first.
+                    shared.store(signal as usize, Ordering::Release);
+                    drop(consumer.take());
                     let name = if signal == SIGINT { "Ctrl-C" } else { "a signal to stop" };
                     tell(format!(
                         "{name}: this step is finished and a checkpoint saved; once more ends at once"
@@ -76,12 +81,17 @@ impl Signals {
             .name("signals".to_owned())
             .spawn(watch)
             .map_err(|e| failed("the thread that waits for signals cannot be started", e))?;
-        Ok(Self { received })
+        Ok(Self { received, wanted })
+    }
+
+    /// Batches are wanted until the first signal.
+    pub fn wanted(&self) -> Wanted {
+        self.wanted.clone()
     }
 
     /// What was asked for, if anything was.
     pub fn request(&self) -> Option<Stop> {
-        match self.received.load(Ordering::Relaxed) {
+        match self.received.load(Ordering::Acquire) {
             0 => None,
             signal if signal == SIGINT as usize => Some(Stop::Interrupt),
             _ => Some(Stop::Terminate),

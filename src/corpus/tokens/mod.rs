@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::{Bytes, Corpus, Document, Io, Piece, Shape, Source, Sources, files, look, mean_bytes, reach};
+use super::{
+    Bytes, Corpus, Document, Io, Piece, Sentence, Shape, Source, Sources, files, look, mean_bytes, reach,
+};
 use crate::vocab::Tokenizer;
 use crate::{Error, ErrorKind, Result};
 
@@ -391,6 +393,20 @@ impl Corpus for Tokenized {
 
     fn document(&self, id: u64) -> Result<Document<'_>> {
         self.corpus.document(id)
+    }
+
+    fn document_while(&self, id: u64, wanted: &dyn Fn() -> bool) -> Result<Document<'_>> {
+        self.corpus.document_while(id, wanted)
+    }
+
+    fn excerpt(
+        &self,
+        id: u64,
+        wanted: &dyn Fn() -> bool,
+        from: &mut dyn FnMut(usize) -> usize,
+        see: &mut dyn FnMut(&Sentence<'_>) -> bool,
+    ) -> Result<usize> {
+        self.corpus.excerpt(id, wanted, from, see)
     }
 
     fn shape(&self) -> Shape {

@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{BLOCK_HEAD, HEADER, Header, MAGIC};
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, unwanted};
 use crate::vocab::Encoder;
 use crate::{Error, ErrorKind, Result, durable};
+
+/// Sentences between two questions whether they are wanted: some milliseconds, with the slowest tokenizer.
+const ASKED: usize = 64;
 
 /// A finished block, and what is in it.
 #[derive(Clone, Debug, Default)]
@@ -24,15 +27,16 @@ pub struct Block {
     pub tokens: u64,
 }
 
-/// Encodes a block of documents: a function of corpus and tokenizer alone.
+/// Encodes a block of documents: a function of corpus and tokenizer alone, as long as it is `wanted`.
 ///
 /// # Errors
-/// Those of [`Corpus::document`] but for malformed documents, which are noted as such.
+/// Those of [`Corpus::document_while`] but for malformed documents, which are noted as such.
 pub fn encode_block(
     corpus: &dyn Corpus,
     encoder: &mut dyn Encoder,
     header: &Header,
     block: u64,
+    wanted: &dyn Fn() -> bool,
 ) -> Result<Block> {
     let documents = header.documents_of(block);
     let count = documents.end - documents.start;
@@ -42,7 +46,7 @@ pub fn encode_block(
     let (mut ids, mut begins, mut sentences) = (Vec::new(), Vec::new(), Vec::new());
     for (at, id) in documents.clone().enumerate() {
         note_place(&mut made.bytes, at, &documents)?;
-        let document = match corpus.document(id) {
+        let document = match corpus.document_while(id, wanted) {
             Ok(document) => document,
             Err(error) if error.kind() == ErrorKind::Data => {
                 made.malformed += 1;
@@ -55,7 +59,10 @@ pub fn encode_block(
         begins.clear();
         sentences.clear();
         let mut line = 0;
-        for sentence in &document.sentences {
+        for (number, sentence) in document.sentences.iter().enumerate() {
+            if number.is_multiple_of(ASKED) && !wanted() {
+                return Err(unwanted(id));
+            }
             let before = ids.len();
             match header.words {
                 true => encoder.encode_words(&sentence.text, &mut ids, &mut begins),
