@@ -112,7 +112,7 @@ pub struct ModelConfig {
     pub layers: usize,
     /// Attention heads; divides `hidden`.
     pub heads: usize,
-    /// Dropout rate of every dropout layer, `0.0..1.0`.
+    /// Dropout rate of every dropout layer, `0.0..=0.99999`.
     pub dropout: f32,
     /// How weights start.
     pub init: Init,
@@ -155,8 +155,9 @@ impl ModelConfig {
         if self.hidden < 2 {
             return Err(Error::usage("--hidden 1 has no variance to normalise by: choose at least 2"));
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::usage(format!("--dropout {} must lie in 0..1", self.dropout)));
+        // The masks know 65,536 rates; above, everything would be dropped.
+        if !(0.0..=0.99999).contains(&self.dropout) {
+            return Err(Error::usage(format!("--dropout {} must lie in 0..=0.99999", self.dropout)));
         }
         Ok(())
     }
