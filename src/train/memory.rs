@@ -20,14 +20,14 @@ pub fn parameters(model: &ModelConfig) -> f64 {
 }
 
 /// About the bytes that a training takes whose batches hold `tokens` tokens in samples of `seq_len` on
-/// average: weights, gradients and both moments, and what forward and backward of one batch keep (some 34
-/// numbers per token and unit of width, attention probabilities with their gradients, and the distributions
-/// over the vocabulary for a fifth of the tokens, twice). All in single precision.
+/// average: weights, gradients and both moments, the copy of all but the gradients that is made for a checkpoint, and
+/// what forward and backward of one batch keep (some 34 numbers per token and unit of width, attention probabilities with
+/// their gradients, and the distributions over the vocabulary for a fifth of the tokens, twice). All in single precision.
 pub fn training_bytes(model: &ModelConfig, tokens: f64, seq_len: f64) -> f64 {
     let [h, v, layers, heads] = [model.hidden, model.vocab_size, model.layers, model.heads].map(|n| n as f64);
     let blocks = tokens * layers * (34.0 * h + 3.0 * heads * seq_len);
     let head = 2.0 * tokens / 5.0 * v;
-    4.0 * (4.0 * parameters(model) + blocks + head)
+    4.0 * (7.0 * parameters(model) + blocks + head)
 }
 
 #[cfg(test)]
