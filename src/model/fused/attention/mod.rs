@@ -45,6 +45,56 @@ pub struct Span {
     pub row_of_step: usize,
 }
 
+/// What attention of a chunk is computed from, in either direction.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Queries, keys and values `(tokens, 3 * hidden)`.
+    pub qkv: &'a [f32],
+    pub spans: &'a [Span],
+    pub shape: Shape,
+    pub drop: &'a Dropout,
+}
+
+/// What computes attention of some samples.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    Plain(Kernel),
+    #[cfg(target_arch = "x86_64")]
+    AmxBf16,
+    #[cfg(target_arch = "x86_64")]
+    AmxF32,
+}
+
+impl By {
+    /// What is fastest for a sample of this length, by its length alone.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "one way for all lengths"))]
+    fn of(kernel: Kernel, len: usize) -> Self {
+        match kernel {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Packed(Method::Amx) => Self::AmxBf16,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Packed(Method::AmxFixed) if fills_blocks(len) => Self::AmxF32,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Packed(Method::AmxFixed) => Self::Plain(Kernel::Single),
+            kernel => Self::Plain(kernel),
+        }
+    }
+}
+
+impl Inputs<'_> {
+    /// The samples by what computes them, in their order.
+    fn parts(self) -> impl Iterator<Item = (By, Self)> {
+        let by = move |span: &Span| By::of(self.shape.kernel, span.len);
+        let runs = self.spans.chunk_by(move |a, b| by(a) == by(b));
+        runs.map(move |spans| (by(&spans[0]), Self { spans, ..self }))
+    }
+
+    /// The same by another kernel.
+    fn with(self, kernel: Kernel) -> Self {
+        Self { shape: Shape { kernel, ..self.shape }, ..self }
+    }
+}
+
 /// Scratch of one thread, grown to the longest sample and kept; what another kernel would need stays empty.
 #[derive(Default)]
 pub struct Scratch {
@@ -55,68 +105,37 @@ pub struct Scratch {
     f32: amx::Scratch<3>,
 }
 
-/// `context (tokens, hidden)` from `qkv (tokens, 3 * hidden)`; `log_sums (heads, tokens)` for the way back.
-pub fn forward(
-    context: &mut [f32],
-    log_sums: &mut [f32],
-    qkv: &[f32],
-    spans: &[Span],
-    shape: Shape,
-    drop: &Dropout,
-    scratch: &mut Scratch,
-) {
-    match shape.kernel {
-        #[cfg(target_arch = "x86_64")]
-        Kernel::Packed(Method::Amx) => {
-            amx::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.bf16);
+/// `context (tokens, hidden)` from the inputs; `log_sums (heads, tokens)` for the way back.
+pub fn forward(context: &mut [f32], log_sums: &mut [f32], inputs: Inputs<'_>, scratch: &mut Scratch) {
+    for (by, inputs) in inputs.parts() {
+        match by {
+            By::Plain(kernel) => plain::forward(context, log_sums, inputs.with(kernel), &mut scratch.plain),
+            #[cfg(target_arch = "x86_64")]
+            By::AmxBf16 => amx::forward(context, log_sums, inputs, &mut scratch.bf16),
+            #[cfg(target_arch = "x86_64")]
+            By::AmxF32 => amx::forward(context, log_sums, inputs, &mut scratch.f32),
         }
-        #[cfg(target_arch = "x86_64")]
-        Kernel::Packed(Method::AmxFixed) => {
-            for spans in spans.chunk_by(|a, b| fills_blocks(a.len) == fills_blocks(b.len)) {
-                if fills_blocks(spans[0].len) {
-                    amx::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.f32);
-                } else {
-                    let shape = Shape { kernel: Kernel::Single, ..shape };
-                    plain::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.plain);
-                }
-            }
-        }
-        _ => plain::forward(context, log_sums, qkv, spans, shape, drop, &mut scratch.plain),
     }
 }
 
 /// `dqkv (tokens, 3 * hidden)` from `dcontext (tokens, hidden)` and what the forward pass kept.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "two gradients, two kept values, and what the forward pass takes"
-)]
 pub fn backward(
     dqkv: &mut [f32],
     dcontext: &[f32],
     log_sums: &[f32],
-    qkv: &[f32],
-    spans: &[Span],
-    shape: Shape,
-    drop: &Dropout,
+    inputs: Inputs<'_>,
     scratch: &mut Scratch,
 ) {
-    match shape.kernel {
-        #[cfg(target_arch = "x86_64")]
-        Kernel::Packed(Method::Amx) => {
-            amx::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.bf16);
-        }
-        #[cfg(target_arch = "x86_64")]
-        Kernel::Packed(Method::AmxFixed) => {
-            for spans in spans.chunk_by(|a, b| fills_blocks(a.len) == fills_blocks(b.len)) {
-                if fills_blocks(spans[0].len) {
-                    amx::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.f32);
-                } else {
-                    let shape = Shape { kernel: Kernel::Single, ..shape };
-                    plain::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.plain);
-                }
+    for (by, inputs) in inputs.parts() {
+        match by {
+            By::Plain(kernel) => {
+                plain::backward(dqkv, dcontext, log_sums, inputs.with(kernel), &mut scratch.plain);
             }
+            #[cfg(target_arch = "x86_64")]
+            By::AmxBf16 => amx::backward(dqkv, dcontext, log_sums, inputs, &mut scratch.bf16),
+            #[cfg(target_arch = "x86_64")]
+            By::AmxF32 => amx::backward(dqkv, dcontext, log_sums, inputs, &mut scratch.f32),
         }
-        _ => plain::backward(dqkv, dcontext, log_sums, qkv, spans, shape, drop, &mut scratch.plain),
     }
 }
 
@@ -175,17 +194,17 @@ mod tests {
             let (mut context, mut log_sums) =
                 (vec![7.0; self.tokens * hidden], vec![7.0; self.tokens * self.shape.heads]);
             let mut dqkv = vec![7.0; self.tokens * 3 * hidden];
-            let (qkv, spans, shape, drop) = (&self.qkv, &self.spans, self.shape, &self.drop);
+            let inputs = Inputs { qkv: &self.qkv, spans: &self.spans, shape: self.shape, drop: &self.drop };
             #[cfg(target_arch = "x86_64")]
             if by_amx {
                 let scratch = &mut scratch.f32;
-                amx::forward(&mut context, &mut log_sums, qkv, spans, shape, drop, scratch);
-                amx::backward(&mut dqkv, &self.dcontext, &log_sums, qkv, spans, shape, drop, scratch);
+                amx::forward(&mut context, &mut log_sums, inputs, scratch);
+                amx::backward(&mut dqkv, &self.dcontext, &log_sums, inputs, scratch);
                 return [context, log_sums, dqkv];
             }
             assert!(!by_amx);
-            forward(&mut context, &mut log_sums, qkv, spans, shape, drop, scratch);
-            backward(&mut dqkv, &self.dcontext, &log_sums, qkv, spans, shape, drop, scratch);
+            forward(&mut context, &mut log_sums, inputs, scratch);
+            backward(&mut dqkv, &self.dcontext, &log_sums, inputs, scratch);
             [context, log_sums, dqkv]
         }
 

@@ -1,7 +1,7 @@
 //! Attention through products of matrices, on any processor: some rows of scores at a time.
 
-use super::{Shape, Span, views};
-use crate::model::dropout::{Dropout, dropout_coordinate};
+use super::{Inputs, Span, views};
+use crate::model::dropout::dropout_coordinate;
 use crate::model::fused::kernels;
 use crate::model::fused::matmul::{Mat, MatMut, Packed, Rhs, Write, product};
 
@@ -30,15 +30,8 @@ impl Scratch {
 }
 
 /// As [`super::forward`].
-pub fn forward(
-    context: &mut [f32],
-    log_sums: &mut [f32],
-    qkv: &[f32],
-    spans: &[Span],
-    shape: Shape,
-    drop: &Dropout,
-    scratch: &mut Scratch,
-) {
+pub fn forward(context: &mut [f32], log_sums: &mut [f32], inputs: Inputs<'_>, scratch: &mut Scratch) {
+    let Inputs { qkv, spans, shape, drop } = inputs;
     let (hidden, tokens, kernel) = (shape.hidden(), log_sums.len() / shape.heads, shape.kernel);
     for &Span { start, len, row_of_step } in spans {
         scratch.reserve(len);
@@ -64,17 +57,14 @@ pub fn forward(
 }
 
 /// As [`super::backward`].
-#[expect(clippy::too_many_arguments, reason = "as those of what it does")]
 pub fn backward(
     dqkv: &mut [f32],
     dcontext: &[f32],
     log_sums: &[f32],
-    qkv: &[f32],
-    spans: &[Span],
-    shape: Shape,
-    drop: &Dropout,
+    inputs: Inputs<'_>,
     scratch: &mut Scratch,
 ) {
+    let Inputs { qkv, spans, shape, drop } = inputs;
     let (hidden, tokens, kernel) = (shape.hidden(), log_sums.len() / shape.heads, shape.kernel);
     for &Span { start, len, row_of_step } in spans {
         scratch.reserve(len);

@@ -1,6 +1,6 @@
 //! The backward pass of a chunk.
 
-use super::super::attention;
+use super::super::attention::{self, Inputs};
 use super::*;
 
 impl Chunk {
@@ -171,8 +171,8 @@ impl Chunk {
         let dqkv = grow(&mut work.dqkv, tokens * 3 * h);
         let (qkv, log_sums) = (&kept.qkv[..tokens * 3 * h], &kept.log_sums[..tokens * model.config.heads]);
         let drop = model.dropouts.at(DropoutSite::Attention(layer));
-        let scratch = &mut work.attention;
-        attention::backward(dqkv, dcontext, log_sums, qkv, &self.spans, model.shape(), &drop, scratch);
+        let inputs = Inputs { qkv, spans: &self.spans, shape: model.shape(), drop: &drop };
+        attention::backward(dqkv, dcontext, log_sums, inputs, &mut work.attention);
         kernels::add_column_sums(Sums::split(&mut self.sums, h).qkv_bias, dqkv);
         let dqkv = Mat::new(dqkv, tokens, 3 * h);
         of_projections.dy_t.put(0, 0, dqkv.t());

@@ -1,6 +1,6 @@
 //! The forward pass of a chunk.
 
-use super::super::attention;
+use super::super::attention::{self, Inputs};
 use super::*;
 
 impl Chunk {
@@ -108,7 +108,8 @@ impl Chunk {
         let context = grow(&mut kept.context, tokens * h);
         let log_sums = grow(&mut kept.log_sums, tokens * model.config.heads);
         let drop = model.dropouts.at(DropoutSite::Attention(layer));
-        attention::forward(context, log_sums, qkv, &self.spans, model.shape(), &drop, &mut work.attention);
+        let inputs = Inputs { qkv, spans: &self.spans, shape: model.shape(), drop: &drop };
+        attention::forward(context, log_sums, inputs, &mut work.attention);
         if self.is_last(layer) {
             self.selection.compact(&mut self.kept[layer].context[..tokens * h], h);
         }

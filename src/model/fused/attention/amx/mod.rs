@@ -14,8 +14,8 @@ use self::ahead::Ahead;
 pub use self::operands::BLOCK;
 use self::operands::{Onto, Operand, STRIP, Square, Sums, ZERO_SUMS, blocks, load, multiply, numbers, store};
 use self::softmax::{Gradients, Mask, OfQueries, ln, pairs, softmax, softmax_backward};
-use super::{Shape, Span, views};
-use crate::model::dropout::{Dropout, dropout_coordinate};
+use super::{Inputs, Shape, Span, views};
+use crate::model::dropout::dropout_coordinate;
 use crate::model::fused::matmul::packed::Method;
 use crate::model::fused::matmul::packed::pack::transposed;
 use crate::model::fused::matmul::packed::tiles::AmxTiles;
@@ -63,32 +63,25 @@ fn at_least(sums: &mut Vec<Sums>, n: usize) -> &mut [Sums] {
 pub fn forward<const PARTS: usize>(
     context: &mut [f32],
     log_sums: &mut [f32],
-    qkv: &[f32],
-    spans: &[Span],
-    shape: Shape,
-    drop: &Dropout,
+    inputs: Inputs<'_>,
     scratch: &mut Scratch<PARTS>,
 ) {
     assert!(Method::all().contains(&Method::Amx), "attention by AMX, which is not of this machine");
     // SAFETY: just seen.
-    unsafe { forward_here(context, log_sums, qkv, spans, shape, drop, scratch) };
+    unsafe { forward_here(context, log_sums, inputs, scratch) };
 }
 
 /// As [`super::backward`].
-#[expect(clippy::too_many_arguments, reason = "as those of what it does")]
 pub fn backward<const PARTS: usize>(
     dqkv: &mut [f32],
     dcontext: &[f32],
     log_sums: &[f32],
-    qkv: &[f32],
-    spans: &[Span],
-    shape: Shape,
-    drop: &Dropout,
+    inputs: Inputs<'_>,
     scratch: &mut Scratch<PARTS>,
 ) {
     assert!(Method::all().contains(&Method::Amx), "attention by AMX, which is not of this machine");
     // SAFETY: just seen.
-    unsafe { backward_here(dqkv, dcontext, log_sums, qkv, spans, shape, drop, scratch) };
+    unsafe { backward_here(dqkv, dcontext, log_sums, inputs, scratch) };
 }
 
 /// # Safety
@@ -97,12 +90,10 @@ pub fn backward<const PARTS: usize>(
 unsafe fn forward_here<const PARTS: usize>(
     context: &mut [f32],
     log_sums: &mut [f32],
-    qkv: &[f32],
-    spans: &[Span],
-    shape: Shape,
-    drop: &Dropout,
+    inputs: Inputs<'_>,
     scratch: &mut Scratch<PARTS>,
 ) {
+    let Inputs { qkv, spans, shape, drop } = inputs;
     let (hidden, tokens, width) = (shape.hidden(), log_sums.len() / shape.heads, blocks(shape.head_dim));
     // SAFETY: forwarded; the configuration lives to the end of this function.
     let _tiles = unsafe { AmxTiles::configure() };
@@ -159,18 +150,15 @@ unsafe fn forward_here<const PARTS: usize>(
 
 /// # Safety
 /// AMX-BF16, leave of the kernel to use it, and AVX512-BF16.
-#[expect(clippy::too_many_arguments, reason = "as those of what it does")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn backward_here<const PARTS: usize>(
     dqkv: &mut [f32],
     dcontext: &[f32],
     log_sums: &[f32],
-    qkv: &[f32],
-    spans: &[Span],
-    shape: Shape,
-    drop: &Dropout,
+    inputs: Inputs<'_>,
     scratch: &mut Scratch<PARTS>,
 ) {
+    let Inputs { qkv, spans, shape, drop } = inputs;
     let (hidden, tokens, width) = (shape.hidden(), log_sums.len() / shape.heads, blocks(shape.head_dim));
     // SAFETY: forwarded; the configuration lives to the end of this function.
     let _tiles = unsafe { AmxTiles::configure() };
