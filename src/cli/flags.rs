@@ -337,6 +337,7 @@ impl SampleFlags {
     pub fn over(&self, base: SampleConfig) -> SampleConfig {
         SampleConfig {
             seed: self.seed.unwrap_or(base.seed),
+            draws: base.draws,
             seq_len: self.seq_len.unwrap_or(base.seq_len),
             pair: self.pair.unwrap_or(base.pair),
             next_rate: self.next_rate.unwrap_or(base.next_rate),

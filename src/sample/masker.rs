@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use multiversion::multiversion;
 
+use super::short::{self, ShortRows};
 use super::{Corruption, mask, words};
 use super::{MaskCount, MaskUnit, SampleConfig};
 use crate::rng::SampleRng;
@@ -26,6 +27,11 @@ pub struct Masker<'p> {
     masked: Vec<u32>,
     labels: Vec<u32>,
     corruptions: Vec<Corruption>,
+    /// Masks the usual rows; `None` where the configuration wants another kind of mask.
+    short: Option<ShortRows>,
+    /// What it chose in the last row, if that was such a row.
+    chosen: short::Chosen,
+    was_short: bool,
     /// Chooses whole words; `None` for single tokens.
     words: Option<words::Chooser>,
 }
@@ -64,12 +70,22 @@ impl<'p> Masker<'p> {
             masked: Vec::new(),
             labels: Vec::new(),
             corruptions: Vec::new(),
+            short: ShortRows::new(tokenizer, config),
+            chosen: short::Chosen::new(),
+            was_short: false,
             words: words::Chooser::new(config.mask_unit),
         })
     }
 
-    /// Masks a row with this text in it: some of its tokens are replaced.
+    /// Masks a row with this text in it: some of its tokens are replaced. What is not text are tokens with a role.
     pub fn mask(&mut self, ids: &mut [u32], texts: [TextOfRow<'_>; 2], rng: &mut SampleRng) {
+        let text = texts[0].0.len() + texts[1].0.len();
+        let chosen = &mut self.chosen;
+        self.was_short =
+            self.short.as_ref().is_some_and(|rows| rows.mask(self.tokenizer, ids, text, rng, chosen));
+        if self.was_short {
+            return;
+        }
         self.find_candidates(ids, texts);
         self.choose(rng);
         self.corrupt(ids, rng);
@@ -77,17 +93,17 @@ impl<'p> Masker<'p> {
 
     /// Positions of the last row that are to be predicted, ascending.
     pub fn masked(&self) -> &[u32] {
-        &self.masked
+        if self.was_short { self.chosen.places() } else { &self.masked }
     }
 
     /// The true ids there.
     pub fn labels(&self) -> &[u32] {
-        &self.labels
+        if self.was_short { self.chosen.labels() } else { &self.labels }
     }
 
     /// What was done to them.
     pub fn corruptions(&self) -> &[Corruption] {
-        &self.corruptions
+        if self.was_short { self.chosen.corruptions() } else { &self.corruptions }
     }
 
     /// Leaves in `masked` the positions that may be predicted: words of the text, unknown ones by policy.

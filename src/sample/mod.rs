@@ -24,6 +24,7 @@ mod order;
 mod pair;
 mod quality;
 mod row;
+mod short;
 mod show;
 mod sop;
 mod stored;
@@ -339,6 +340,9 @@ impl Shuffle {
 pub struct SampleConfig {
     /// Key of all randomness.
     pub seed: u64,
+    /// What becomes of it: [`SampleConfig::DRAWS`] of the version that made this.
+    #[serde(default = "first_draws", skip_serializing_if = "are_first_draws")]
+    pub draws: u32,
     /// Longest sample in tokens, special tokens included.
     pub seq_len: usize,
     pub pair: PairTask,
@@ -374,6 +378,16 @@ fn short_rate() -> f64 {
     0.1
 }
 
+/// The draws of configurations that do not say theirs.
+fn first_draws() -> u32 {
+    1
+}
+
+/// Whether nothing is said of them, so that a configuration of then is written as it was.
+fn are_first_draws(draws: &u32) -> bool {
+    *draws == first_draws()
+}
+
 /// The window of configurations that are older than windows.
 fn no_window() -> u64 {
     1
@@ -383,6 +397,7 @@ impl Default for SampleConfig {
     fn default() -> Self {
         Self {
             seed: 42,
+            draws: Self::DRAWS,
             seq_len: 128,
             pair: PairTask::Nsp,
             next_rate: 0.5,
@@ -419,6 +434,9 @@ impl SampleConfig {
     /// Shortest row that holds its three special tokens and a word of each side.
     const SHORTEST: usize = 5;
 
+    /// Counts the changes of what a seed gives. Samples of other draws than these cannot be made any more.
+    pub const DRAWS: u32 = 2;
+
     /// Text of an automatic window, in bytes: long documents follow each other at a distance of hundreds of
     /// samples, while the samples of a window, which are in memory at once, take some 10 MB.
     const WINDOW_BYTES: u64 = 4 << 20;
@@ -446,8 +464,17 @@ impl SampleConfig {
     /// Refuses what cannot be meant, before the first thread starts.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Usage`] with the flag and its value.
+    /// [`crate::ErrorKind::Usage`] with the flag and its value, [`crate::ErrorKind::Mismatch`] for the configuration of
+    /// a version whose seeds gave other samples.
     pub fn check(&self) -> Result<()> {
+        if self.draws != Self::DRAWS {
+            return Err(Error::mismatch(format!(
+                "samples with draws {}: this program's seeds give those with draws {}; go on with the version that \
+                 began the run, or begin another run",
+                self.draws,
+                Self::DRAWS
+            )));
+        }
         if self.seq_len < Self::SHORTEST {
             return Err(Error::usage(format!(
                 "--seq-len {}: three special tokens and a word of each sentence need at least {}",
@@ -559,5 +586,16 @@ mod tests {
         }
         let read: SampleConfig = serde_json::from_value(json).unwrap();
         assert_eq!(read, SampleConfig { window: 1, ..SampleConfig::default() });
+    }
+
+    #[test]
+    fn samples_of_other_draws_are_refused() {
+        let mut json = serde_json::to_value(SampleConfig::default()).unwrap();
+        json.as_object_mut().unwrap().remove("draws").unwrap();
+        let read: SampleConfig = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), json, "its fingerprint is what it was");
+        let error = read.check().unwrap_err();
+        assert_eq!((read.draws, error.kind()), (1, crate::ErrorKind::Mismatch), "{error}");
+        assert!(error.to_string().contains("draws 1"), "{error}");
     }
 }

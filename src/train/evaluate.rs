@@ -44,9 +44,11 @@ impl BatchSource for OneEpoch<'_> {
     }
 }
 
-/// The run's samples as evaluation sees them: in the corpus' order, under [`EVALUATION_SEED`].
+/// The run's samples as evaluation sees them: in the corpus' order, under [`EVALUATION_SEED`], whatever version began
+/// the run.
 pub fn evaluation_samples(sample: &SampleConfig) -> SampleConfig {
-    SampleConfig { seed: EVALUATION_SEED, shuffle: Shuffle::None, ..sample.clone() }
+    let draws = SampleConfig::DRAWS;
+    SampleConfig { seed: EVALUATION_SEED, draws, shuffle: Shuffle::None, ..sample.clone() }
 }
 
 /// Sums over all batches of a source.

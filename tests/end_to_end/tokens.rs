@@ -200,7 +200,7 @@ fn compressed_files_stand_wherever_files_do() {
 }
 
 /// Of the first 300 lines, by the defaults. Another digest here breaks every run made so far.
-const PINNED: &str = "f48e2bb75425a64a71c442935df989b4";
+const PINNED: &str = "4dea68f005589ab7c5a5feb7cd2735ae";
 
 #[test]
 fn a_text_in_whatever_files_gives_the_pinned_batches() {

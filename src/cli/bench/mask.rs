@@ -8,7 +8,7 @@ use super::{Count, Line, MeasureFlags};
 use crate::Result;
 use crate::rng::{Domain, SampleRng};
 use crate::sample::{MaskUnit, Masker, SampleConfig};
-use crate::vocab::{Tokenizer, WordVocab};
+use crate::vocab::{Specials, Tokenizer, WordVocab};
 
 /// Words of the made-up vocabulary.
 const WORDS: u32 = 8192;
@@ -38,7 +38,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut rng = SampleRng::new(Domain::Survey, 1, &[]);
     let mut ids: Vec<u32> =
         (0..args.seq_len).map(|_| vocab.ordinary(rng.below(u64::from(WORDS)) as u32)).collect();
+    let Specials { classify, separator, .. } = vocab.specials();
     let (middle, end) = (args.seq_len / 2, args.seq_len - 1);
+    (ids[0], ids[middle], ids[end]) = (classify, separator, separator);
     let begins = vec![true; args.seq_len];
     let (mut rows, mut masked) = (0, 0);
     let started = Instant::now();
