@@ -51,7 +51,7 @@ impl<'m> Linear<'m> {
         }
     }
 
-    /// The layer with some of its outputs only; the first one is a multiple of [`super::matmul::PIECE`].
+    /// The layer with some of its outputs only; the first one begins a piece ([`super::matmul::pieces`]).
     pub fn outputs(&self, range: Range<usize>) -> Self {
         let packed = self.packed.map(|(direction, packed)| match direction {
             Direction::Forward => (direction, packed.columns(range.clone())),
@@ -61,7 +61,7 @@ impl<'m> Linear<'m> {
         Self { weight, bias: &self.bias[range], packed }
     }
 
-    /// The layer with some of its inputs only; the first one is a multiple of [`super::matmul::PIECE`].
+    /// The layer with some of its inputs only; the first one begins a piece ([`super::matmul::pieces`]).
     pub fn inputs(&self, range: Range<usize>) -> Self {
         let packed = self.packed.map(|(direction, packed)| match direction {
             Direction::Forward => (direction, packed.depth(range.clone())),

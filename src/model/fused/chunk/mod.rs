@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::attention::{Shape, Span};
 use super::kernels::{self, Gelu, Moments, Norm, Old, Rows};
 use super::linear::{Direction, Linear};
-use super::matmul::{Kernel, Mat, PIECE, Packed, PackedRows};
+use super::matmul::{Kernel, Mat, Packed, PackedRows, pieces};
 use super::selection::Selection;
 use crate::collate::HostBatch;
 use crate::model::dropout::{Dropout, Dropouts};
@@ -125,8 +125,7 @@ struct Kept {
     /// Input of the second norm where that is not `middle`: the feed-forward sublayer's sum `(tokens, h)`.
     sum2: Vec<f32>,
     moments2: Vec<Moments>,
-    /// The feed-forward layer before its activation: [`PIECE`] tokens after the other, and of each so many columns after
-    /// the other.
+    /// The feed-forward layer before its activation, in [`pieces`] of tokens, and each of these in pieces of columns.
     inner: Vec<f32>,
 }
 
@@ -186,14 +185,6 @@ macro_rules! coordinates {
     };
 }
 use coordinates;
-
-/// `0..len` in pieces of [`PIECE`], the last of up to half as much more: tokens and columns that pass the feed-forward layer
-/// at a time, so that what lies between its products stays in the second-level cache.
-fn pieces(len: usize) -> impl Iterator<Item = Range<usize>> {
-    const REST: usize = PIECE / 2;
-    let count = (len.saturating_sub(REST)).div_ceil(PIECE).max(usize::from(len > 0));
-    (0..count).map(move |i| i * PIECE..if i + 1 == count { len } else { (i + 1) * PIECE })
-}
 
 /// Makes `buffer` at least `len` long; its content is unspecified.
 pub fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
@@ -312,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_are_cut_evenly_and_pieces_are_not_small() {
+    fn batches_are_cut_evenly() {
         let check = |lengths: &[u32], expected: &[u32]| {
             let chunks = split(lengths);
             assert_eq!(
@@ -328,11 +319,5 @@ mod tests {
         check(&[128; 8], &[256; 4]);
         check(&[512, 512, 30], &[512, 512, 30]);
         check(&[60; 6], &[180, 180]);
-        for (len, expected) in
-            [(0, vec![]), (5, vec![5]), (384, vec![384]), (385, vec![256, 129]), (1024, vec![256; 4])]
-        {
-            assert_eq!(pieces(len).map(|piece| piece.len()).collect::<Vec<_>>(), expected, "{len}");
-            assert!(pieces(len).all(|piece| piece.start.is_multiple_of(PIECE)));
-        }
     }
 }

@@ -14,6 +14,21 @@ use super::view::Mat;
 /// Parts of stored operands begin at multiples of this: of depth, and of rows or columns.
 pub const PIECE: usize = 256;
 
+/// What is left over up to this makes the last piece longer: it would not be worth one of its own.
+pub const REST: usize = PIECE / 2;
+
+/// `0..len` in pieces of [`PIECE`], the last of up to half as much more: how what is wide or deep passes several products
+/// one behind the other, so that what lies between them stays in the second-level cache.
+pub fn pieces(len: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = cut(len, PIECE, REST);
+    (0..count).map(move |i| i * PIECE..if i + 1 == count { len } else { (i + 1) * PIECE })
+}
+
+/// The number of pieces of a size, where what is left over up to `rest` is a part of the last one.
+pub fn cut(len: usize, size: usize, rest: usize) -> usize {
+    len.saturating_sub(rest).div_ceil(size).max(usize::from(len > 0))
+}
+
 /// An operand in the form that a kernel reads.
 enum Form {
     /// Depth by columns, in either case: a left operand is transposed.
@@ -70,7 +85,7 @@ impl PackedRows {
         self.0.reshape(kernel, rows, depth);
     }
 
-    /// Takes a part, `of (rows, depth)`, whose first row and depth are multiples of [`PIECE`].
+    /// Takes a part, `of (rows, depth)`, whose first row and depth begin pieces.
     pub fn put(&mut self, first_row: usize, first_k: usize, of: Mat<'_>) {
         match &mut self.0 {
             Form::Values(values) => values.put(first_k, first_row, of.t()),
@@ -115,7 +130,7 @@ impl Packed {
         self.0.reshape(kernel, columns, depth);
     }
 
-    /// Takes a part, `of (depth, columns)`, whose first depth and column are multiples of [`PIECE`].
+    /// Takes a part, `of (depth, columns)`, whose first depth and column begin pieces.
     pub fn put(&mut self, first_k: usize, first_column: usize, of: Mat<'_>) {
         match &mut self.0 {
             Form::Values(values) => values.put(first_k, first_column, of),
@@ -200,7 +215,7 @@ impl<'a> From<Mat<'a>> for Rhs<'a> {
 }
 
 impl Rhs<'_> {
-    /// Some columns of this operand; the first one is a multiple of [`PIECE`].
+    /// Some columns of this operand; the first one is a multiple of 32.
     pub fn columns(self, range: Range<usize>) -> Self {
         let (first, columns) = (range.start, range.len());
         Self(match self.0 {
@@ -211,7 +226,7 @@ impl Rhs<'_> {
         })
     }
 
-    /// Some of the depth of this operand, which begins with a multiple of [`PIECE`], and ends with one or with the operand.
+    /// Some of the depth of this operand, in whole pieces of it.
     pub fn depth(self, range: Range<usize>) -> Self {
         let (first, depth) = (range.start, range.len());
         Self(match self.0 {
@@ -229,6 +244,16 @@ mod tests {
     use super::*;
     use crate::model::Precision;
 
+    #[test]
+    fn pieces_are_not_small() {
+        for (len, expected) in
+            [(0, vec![]), (5, vec![5]), (384, vec![384]), (385, vec![256, 129]), (1024, vec![256; 4])]
+        {
+            assert_eq!(pieces(len).map(|piece| piece.len()).collect::<Vec<_>>(), expected, "{len}");
+            assert!(pieces(len).all(|piece| piece.start.is_multiple_of(PIECE)));
+        }
+    }
+
     fn counting(n: usize) -> Vec<f32> {
         (0..n).map(|i| ((i * 7919) % 13) as f32 - 6.0).collect()
     }
@@ -237,11 +262,19 @@ mod tests {
     /// plain views give, to the bit.
     #[test]
     fn operands_by_pieces_multiply_like_whole_ones() {
-        let (rows, depth, columns) = (2 * PIECE + 70, PIECE + 100, PIECE + 33);
+        for (rows, depth, columns) in [
+            (2 * PIECE + 70, PIECE + 150, PIECE + 33),
+            (PIECE + 96, 2 * PIECE + 100, 70),
+            (40, 10 * PIECE + 1, 40),
+        ] {
+            by_pieces(rows, depth, columns);
+        }
+    }
+
+    fn by_pieces(rows: usize, depth: usize, columns: usize) {
         let (a, b) = (counting(depth * rows), counting(depth * columns));
         // The left one is stored as gradients are: transposed.
         let (lhs, rhs) = (Mat::new(&a, depth, rows).t(), Mat::new(&b, depth, columns));
-        let part = |all: usize, i: usize| i * PIECE..all.min((i + 1) * PIECE);
         for kernel in [Kernel::all(Precision::F32), Kernel::all(Precision::Bf16)].concat() {
             let (mut left, mut right) = (PackedRows::default(), Packed::default());
             // A larger operand was there before.
@@ -249,14 +282,13 @@ mod tests {
             right.reshape(kernel, depth + 300, columns + 40);
             left.reshape(kernel, rows, depth);
             right.reshape(kernel, depth, columns);
-            for i in (0..2).rev() {
-                let ks = part(depth, i);
+            for ks in pieces(depth).collect::<Vec<_>>().into_iter().rev() {
                 let of = lhs.columns(ks.start, ks.len());
-                for rows in (0..3).map(|j| part(rows, j)) {
+                for rows in pieces(rows) {
                     left.put(rows.start, ks.start, of.rows_from(rows.start, rows.len()));
                 }
                 let of = rhs.rows_from(ks.start, ks.len());
-                for columns in (0..2).map(|j| part(columns, j)) {
+                for columns in pieces(columns) {
                     right.put(ks.start, columns.start, of.columns(columns.start, columns.len()));
                 }
             }
@@ -266,10 +298,9 @@ mod tests {
                 (0, rows, wholes[0]),
                 (0, rows, wholes[1]),
                 (0, rows, wholes[2]),
-                (32, 45, left.rows(32, 45)),
-                (PIECE, PIECE + 70, left.rows(PIECE, PIECE + 70)),
+                (32, rows - 35, left.rows(32, rows - 35)),
             ] {
-                for columns in [0..columns, PIECE..columns, 0..PIECE] {
+                for columns in [0..columns, 32..columns, 0..columns.min(PIECE)] {
                     let n = columns.len();
                     let (mut out, mut expected) = (vec![1.5; count * n], vec![1.5; count * n]);
                     let right = right.rhs().columns(columns.clone());
@@ -280,9 +311,8 @@ mod tests {
                 }
             }
             let (mut out, mut expected) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
-            for i in 0..2 {
-                let ks = part(depth, i);
-                let write = if i == 0 { Write::Store } else { Write::Add };
+            for ks in pieces(depth) {
+                let write = if ks.start == 0 { Write::Store } else { Write::Add };
                 let (lhs, rhs) = (lhs.columns(ks.start, ks.len()), right.rhs().depth(ks));
                 product(MatMut::new(&mut out, rows, columns), write, lhs, rhs, 1.0);
             }

@@ -47,6 +47,12 @@ impl<'a> Mat<'a> {
         self.row_stride
     }
 
+    /// How far the columns lie apart.
+    #[inline(always)]
+    pub fn column_stride(self) -> usize {
+        self.col_stride
+    }
+
     /// Whether the elements of a row lie one behind the other.
     #[inline(always)]
     pub fn rows_are_contiguous(self) -> bool {

@@ -15,9 +15,9 @@ pub struct Bf16;
 
 impl Format for Bf16 {
     const BLOCK: usize = 32;
+    const REST: usize = 0;
     /// 96 kB of a strip.
     const DEEPEST: usize = 3072;
-    const ANNOUNCES: bool = true;
 
     fn block_lines(_depth: usize) -> usize {
         STRIP

@@ -5,6 +5,18 @@
 #[repr(C, align(64))]
 pub struct Line(pub [u32; 16]);
 
+/// The same bits as numbers.
+pub fn as_numbers(lines: &[Line]) -> &[f32] {
+    // SAFETY: a line is 16 words, each of which is a number.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), 16 * lines.len()) }
+}
+
+/// The same bits as numbers, writable.
+pub fn as_numbers_mut(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: as above, borrowed exclusively.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), 16 * lines.len()) }
+}
+
 /// A growing buffer of lines; its content is unspecified until written.
 #[derive(Default)]
 pub struct Lines(Vec<Line>);

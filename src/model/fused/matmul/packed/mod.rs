@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::Write;
+use super::operands::cut;
 use super::view::{Mat, MatMut};
 use bf16::Bf16;
 use fixed::Fixed;
@@ -77,11 +78,11 @@ impl Method {
         }
     }
 
-    /// Depths that a part of an operand may begin with are multiples of this.
-    pub const fn block(self) -> usize {
+    /// Whether a block of an operand of this depth begins at `k`.
+    fn begins_block(self, k: usize, depth: usize) -> bool {
         match self {
-            Self::Avx512 | Self::Amx => Bf16::BLOCK,
-            Self::AmxFixed => Fixed::BLOCK,
+            Self::Avx512 | Self::Amx => Bf16::begins_block(k, depth),
+            Self::AmxFixed => Fixed::begins_block(k, depth),
         }
     }
 
@@ -136,15 +137,22 @@ impl Operand {
     /// The lines of whole pairs of strips from `first` on, as many as `lanes` take, and where a part from `first_k` on lies
     /// in them.
     fn part(&mut self, [first, lanes]: [usize; 2], [first_k, depth]: [usize; 2]) -> (&mut [Line], Place) {
-        let (end, end_k, block) = (first + lanes, first_k + depth, self.method.block());
-        let is_whole = |end: usize, all: usize, multiple: usize| end == all || end.is_multiple_of(multiple);
+        let (end, end_k) = (first + lanes, first_k + depth);
         assert!(end <= self.lanes && end_k <= self.depth, "a part beyond its operand");
-        assert!(first.is_multiple_of(COLUMNS) && is_whole(end, self.lanes, COLUMNS), "a part of a panel");
-        assert!(is_whole(end_k, self.depth, block), "a part of a block");
+        assert!(
+            first.is_multiple_of(COLUMNS) && (end == self.lanes || end.is_multiple_of(COLUMNS)),
+            "a part of a panel"
+        );
+        assert!(self.begins_block(first_k) && self.begins_block(end_k), "a part of a block");
         let place = Place { strip_lines: self.strip_lines, first_k };
         let from = first / STRIP * self.strip_lines;
         let lines = self.lines.at_least(from + pack::strips(lanes) * self.strip_lines);
         (&mut lines[from..], place)
+    }
+
+    /// Whether a block begins at this depth, or the operand ends there.
+    fn begins_block(&self, k: usize) -> bool {
+        k == self.depth || self.method.begins_block(k, self.depth)
     }
 
     /// Of a left operand: `of (rows, depth)`, whose first row and depth are these.
@@ -203,10 +211,10 @@ impl<'a> Window<'a> {
 
     /// Depths `first..first + depth` of this window.
     pub fn depth(self, first: usize, depth: usize) -> Self {
-        let (block, end) = (self.of.method.block(), self.first_k + first + depth);
-        assert!(first + depth <= self.depth && first.is_multiple_of(block), "a window of blocks");
-        assert!(end == self.of.depth || end.is_multiple_of(block), "a window of blocks");
-        Self { first_k: self.first_k + first, depth, ..self }
+        let first_k = self.first_k + first;
+        assert!(first + depth <= self.depth, "a window beyond its operand");
+        assert!(self.of.begins_block(first_k) && self.of.begins_block(first_k + depth), "a window of blocks");
+        Self { first_k, depth, ..self }
     }
 
     /// Lines of a strip before depth `k` of this window.
@@ -253,10 +261,9 @@ pub fn product(out: MatMut<'_>, write: Write<'_>, lhs: Left<'_>, rhs: Window<'_>
                 });
             }
             Method::AmxFixed => {
-                let tiles = AmxTiles::configure();
-                product_of::<Fixed>(out, write, sides, |tile, start, a, b| {
-                    fixed::product(&tiles, tile, start, a, b);
-                });
+                let mut products = fixed::Products::new(AmxTiles::configure());
+                product_of::<Fixed>(out, write, sides, |tile, start, a, b| products.add(tile, start, a, b));
+                products.finish();
             }
         }
     }
@@ -271,7 +278,7 @@ unsafe fn product_of<F: Format>(
     out: MatMut<'_>,
     write: Write<'_>,
     (lhs, rhs, scale): (Left<'_>, Window<'_>, f32),
-    multiply: impl Fn(Tile, Start<'_>, [&[Line]; 2], &[Line]),
+    mut multiply: impl FnMut(Tile, Start<'_>, [&[Line]; 2], &[Line]),
 ) {
     let Window { lanes: columns, depth, .. } = rhs;
     let shape = match lhs {
@@ -291,8 +298,9 @@ unsafe fn product_of<F: Format>(
     let mut packed = ROWS.take();
     let (panel_lines, panels) = (2 * rhs.of.strip_lines, columns.div_ceil(COLUMNS));
     let right = &rhs.of.lines[rhs.first / COLUMNS * panel_lines..];
-    for first_k in (0..depth.max(1)).step_by(F::DEEPEST) {
-        let end_k = depth.min(first_k + F::DEEPEST);
+    let deep = cut(depth, F::DEEPEST, F::REST).max(1);
+    for first_k in (0..deep).map(|i| i * F::DEEPEST) {
+        let end_k = if depth - first_k > F::DEEPEST + F::REST { first_k + F::DEEPEST } else { depth };
         let [first_line, end_line] = [first_k, end_k].map(|k| rhs.line(k));
         let strip = end_line - first_line;
         let group = (GROUP_LINES / (2 * strip).max(1)).clamp(1, panels);
@@ -330,7 +338,7 @@ unsafe fn product_of<F: Format>(
                         }
                     };
                     for panel in group.clone() {
-                        if F::ANNOUNCES && panel + 1 < group.end {
+                        if panel + 1 < group.end {
                             tile(panel + 1).announce();
                         }
                         let (tile, column) = (tile(panel), panel * COLUMNS);

@@ -8,21 +8,26 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::super::operands::cut;
 use super::super::view::Mat;
 use super::lines::Line;
 
 /// Lanes of a strip.
 pub const STRIP: usize = 16;
 
+/// Strips that are packed together where the lanes are the contiguous dimension, so that memory is read in pieces of half a
+/// kilobyte.
+pub const TOGETHER: usize = 8;
+
 /// How numbers are written.
 pub trait Format {
     /// Depth of a block, but for the last one of a strip.
     const BLOCK: usize;
+    /// Depth that is left behind the last block and becomes a part of it.
+    const REST: usize;
     /// Depth of a strip that kernels take at a time, in whole blocks: what is deeper is summed up in the output, piece
     /// by piece.
     const DEEPEST: usize;
-    /// Whether the lines of the next tile of the output are fetched while one is computed.
-    const ANNOUNCES: bool;
 
     /// Lines of a block that is `depth` deep.
     fn block_lines(depth: usize) -> usize;
@@ -34,13 +39,43 @@ pub trait Format {
     /// AVX512-BF16.
     unsafe fn pack(out: &mut [Line], from: Source<'_>, first: usize, scale: f32, transposed: bool);
 
+    /// The same for several strips of a source that runs along the lanes, to these lines of `out`.
+    ///
+    /// # Safety
+    /// AVX512-BF16.
+    unsafe fn pack_together(
+        out: &mut [Line],
+        lines: [Range<usize>; TOGETHER],
+        from: Source<'_>,
+        first: usize,
+        scale: f32,
+        transposed: bool,
+    ) {
+        for (i, lines) in lines.into_iter().enumerate() {
+            // SAFETY: forwarded.
+            unsafe { Self::pack(&mut out[lines], from.strip(i), first, scale, transposed) };
+        }
+    }
+
+    /// Blocks of this depth.
+    fn blocks(depth: usize) -> usize {
+        cut(depth, Self::BLOCK, Self::REST)
+    }
+
+    /// Whether a block of a strip of this depth begins at `k`.
+    fn begins_block(k: usize, depth: usize) -> bool {
+        k.is_multiple_of(Self::BLOCK) && k / Self::BLOCK < Self::blocks(depth)
+    }
+
     /// Lines of a strip of this depth.
     fn strip_lines(depth: usize) -> usize {
-        let rest = match depth % Self::BLOCK {
+        match Self::blocks(depth) {
             0 => 0,
-            rest => Self::block_lines(rest),
-        };
-        depth / Self::BLOCK * Self::block_lines(Self::BLOCK) + rest
+            blocks => {
+                let before = blocks - 1;
+                before * Self::block_lines(Self::BLOCK) + Self::block_lines(depth - before * Self::BLOCK)
+            }
+        }
     }
 }
 
@@ -51,7 +86,7 @@ pub struct Source<'a> {
     data: &'a [f32],
     lane_stride: usize,
     depth_stride: usize,
-    /// At most 16.
+    /// At most 16, but where several strips are packed together.
     pub lanes: usize,
     pub depth: usize,
 }
@@ -69,9 +104,10 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Columns `first..` of a right operand.
-    fn of_columns(of: Mat<'a>, first: usize) -> Self {
-        Self::of_rows(of.t(), first)
+    /// One of its strips.
+    fn strip(self, strip: usize) -> Self {
+        let first = strip * STRIP;
+        Self { data: &self.data[first * self.lane_stride..], lanes: STRIP.min(self.lanes - first), ..self }
     }
 
     /// Whether the depth is the contiguous dimension; otherwise the lanes are.
@@ -93,6 +129,13 @@ impl<'a> Source<'a> {
         let at = self.data.as_ptr().wrapping_add(lane * self.lane_stride + k * self.depth_stride);
         // SAFETY: a hint, which cannot fail.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+
+    /// The lanes of several strips at depth `k`, where they are the contiguous dimension.
+    #[inline(always)]
+    pub fn together(&self, k: usize) -> &'a [[f32; STRIP]; TOGETHER] {
+        let row = &self.data[k * self.depth_stride..][..TOGETHER * STRIP];
+        row.as_chunks().0.try_into().expect("as many strips")
     }
 
     /// From `lane` and `k` on `n` elements along the contiguous dimension, zeros behind.
@@ -130,18 +173,8 @@ pub struct Place {
 /// # Safety
 /// AVX512-BF16.
 pub unsafe fn rows<F: Format>(out: &mut [Line], place: Place, of: Mat<'_>, scale: f32) {
-    assert_eq!(out.len(), strips(of.rows) * place.strip_lines, "lines of packed rows");
-    in_order_of_memory(of.col_stride == 1, strips(of.rows), of.cols.div_ceil(F::BLOCK), |strip, block| {
-        let (first, lines) = place.block::<F>(of.cols, block);
-        let out = &mut out[strip * place.strip_lines + first..][..lines];
-        if strip * STRIP >= of.rows {
-            out.fill(Line::default());
-            return;
-        }
-        let source = Source::of_rows(of, strip * STRIP);
-        // SAFETY: forwarded.
-        unsafe { F::pack(out, source, block * F::BLOCK, scale, !source.along_depth()) };
-    });
+    // SAFETY: forwarded.
+    unsafe { all::<F>(out, place, of, scale, Side::Rows) };
 }
 
 /// The right operand's columns in panels of two strips, `out[panel][block][2]`.
@@ -149,19 +182,61 @@ pub unsafe fn rows<F: Format>(out: &mut [Line], place: Place, of: Mat<'_>, scale
 /// # Safety
 /// AVX512-BF16.
 pub unsafe fn columns<F: Format>(out: &mut [Line], place: Place, of: Mat<'_>) {
-    assert_eq!(out.len(), strips(of.cols) * place.strip_lines, "lines of packed columns");
-    in_order_of_memory(of.row_stride == 1, strips(of.cols), of.rows.div_ceil(F::BLOCK), |strip, block| {
-        let (first, lines) = place.block::<F>(of.rows, block);
-        let panel = &mut out[strip / 2 * 2 * place.strip_lines + 2 * first..];
-        let out = &mut panel[strip % 2 * lines..][..lines];
-        if strip * STRIP >= of.cols {
-            out.fill(Line::default());
-            return;
-        }
-        let source = Source::of_columns(of, strip * STRIP);
+    // SAFETY: forwarded.
+    unsafe { all::<F>(out, place, of.t(), 1.0, Side::Columns) };
+}
+
+/// Which operand is packed.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Rows,
+    Columns,
+}
+
+/// Packs `of (lanes, depth)` such that what is read lies one behind the other as far as possible.
+///
+/// # Safety
+/// AVX512-BF16.
+unsafe fn all<F: Format>(out: &mut [Line], place: Place, of: Mat<'_>, scale: f32, side: Side) {
+    assert_eq!(out.len(), strips(of.rows) * place.strip_lines, "lines of a packed operand");
+    let (there, blocks) = (of.rows.div_ceil(STRIP), F::blocks(of.cols));
+    let lines_of = |strip: usize, block: usize| {
+        let (first, lines) = place.block::<F>(of.cols, block);
+        let begin = match side {
+            Side::Rows => strip * place.strip_lines + first,
+            Side::Columns => strip / 2 * 2 * place.strip_lines + 2 * first + strip % 2 * lines,
+        };
+        begin..begin + lines
+    };
+    if there < strips(of.rows) {
+        (0..blocks).for_each(|block| out[lines_of(there, block)].fill(Line::default()));
+    }
+    let along_depth = of.col_stride == 1 && of.row_stride != 1;
+    let transposed = along_depth == (side == Side::Columns);
+    let mut pack = |strip: usize, block: usize| {
+        let source = Source::of_rows(of, strip * STRIP);
         // SAFETY: forwarded.
-        unsafe { F::pack(out, source, block * F::BLOCK, 1.0, source.along_depth()) };
-    });
+        unsafe { F::pack(&mut out[lines_of(strip, block)], source, block * F::BLOCK, scale, transposed) };
+    };
+    if along_depth {
+        (0..there).for_each(|strip| (0..blocks).for_each(|block| pack(strip, block)));
+        return;
+    }
+    let in_wholes = of.rows / (TOGETHER * STRIP) * TOGETHER;
+    for block in 0..blocks {
+        for first in (0..in_wholes).step_by(TOGETHER) {
+            let source = Source { lanes: TOGETHER * STRIP, ..Source::of_rows(of, first * STRIP) };
+            let lines: [Range<usize>; TOGETHER] = std::array::from_fn(|i| lines_of(first + i, block));
+            // SAFETY: forwarded.
+            unsafe { F::pack_together(out, lines, source, block * F::BLOCK, scale, transposed) };
+        }
+        for strip in in_wholes..there {
+            let source = Source::of_rows(of, strip * STRIP);
+            let out = &mut out[lines_of(strip, block)];
+            // SAFETY: forwarded.
+            unsafe { F::pack(out, source, block * F::BLOCK, scale, transposed) };
+        }
+    }
 }
 
 /// Strips of so many lanes, in twos.
@@ -174,16 +249,8 @@ impl Place {
     fn block<F: Format>(self, depth: usize, block: usize) -> (usize, usize) {
         assert!(self.first_k.is_multiple_of(F::BLOCK), "a part of an operand begins a block");
         let first = block * F::BLOCK;
-        (F::strip_lines(self.first_k + first), F::block_lines((depth - first).min(F::BLOCK)))
-    }
-}
-
-/// Calls for each strip and block such that what is read lies one behind the other as far as possible.
-fn in_order_of_memory(along_depth: bool, strips: usize, blocks: usize, mut pack: impl FnMut(usize, usize)) {
-    if along_depth {
-        (0..strips).for_each(|strip| (0..blocks).for_each(|block| pack(strip, block)));
-    } else {
-        (0..blocks).for_each(|block| (0..strips).for_each(|strip| pack(strip, block)));
+        let end = if block + 1 == F::blocks(depth) { depth } else { first + F::BLOCK };
+        ((self.first_k + first) / F::BLOCK * F::block_lines(F::BLOCK), F::block_lines(end - first))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Products in single precision by the byte products of AMX-INT8: operands in fixed point.
 //!
-//! What a lane holds of a block of 256 k is written as whole multiples of 2^-23 or 2^-22 of the largest of them, whose
+//! What a lane holds of a block of 256 k, the last of a strip of up to 384, is written as whole multiples of 2^-23 or 2^-22 of the largest of them, whose
 //! scale the block begins with: three signed bytes each, of 2^16, 2^8 and 1. Of the nine products of two numbers' bytes
 //! six are added up, exactly, in three sums by their weight. Beside the product of the two largest, what rounding costs
 //! a product is at most 2^-22, and the three left out are at most 2^-21; both come with either sign and mostly cancel
@@ -17,8 +17,13 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::lines::Line;
-use super::pack::{Format, STRIP, Source, transpose};
-use super::tiles::{AmxTiles, Start, Tile};
+use super::pack::{Format, STRIP, Source, TOGETHER, transpose};
+
+use crate::model::fused::matmul::operands::{PIECE, REST};
+
+mod products;
+
+pub use products::Products;
 
 /// Depth of a tile of bytes. Within a tile k is in the order 0, 16, 32, 48, 1, 17 and so on, which is the one that four
 /// registers of 16 numbers give without shuffling, whichever way they run.
@@ -30,21 +35,26 @@ const PARTS: usize = 3;
 /// Numbers in fixed point: a line with the scales of the 16 lanes, then tiles of bytes.
 pub struct Fixed;
 
+const fn block_lines(depth: usize) -> usize {
+    1 + depth.div_ceil(TILE) * PARTS * STRIP
+}
+
 impl Format for Fixed {
-    const BLOCK: usize = 256;
+    const BLOCK: usize = PIECE;
+    /// Adding the sums up and packing cost a short block as much as a long one.
+    const REST: usize = REST;
     /// 96 kB of a strip.
     const DEEPEST: usize = 2048;
-    const ANNOUNCES: bool = false;
 
     fn block_lines(depth: usize) -> usize {
-        1 + depth.div_ceil(TILE) * PARTS * STRIP
+        block_lines(depth)
     }
 
     /// # Safety
     /// AVX512-BW.
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn pack(out: &mut [Line], from: Source<'_>, first: usize, scale: f32, transposed: bool) {
-        let depths = first..from.depth.min(first + Self::BLOCK);
+        let depths = depths(&from, first);
         let (scales, tiles) = out.split_first_mut().expect("a block has a line of scales");
         // SAFETY: AVX-512BW is on.
         let of_lanes = unsafe {
@@ -61,6 +71,60 @@ impl Format for Fixed {
             tiles.chunks_exact_mut(STRIP).for_each(|lines| transpose(lines));
         }
     }
+
+    /// # Safety
+    /// AVX512-BW.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn pack_together(
+        out: &mut [Line],
+        lines: [Range<usize>; TOGETHER],
+        from: Source<'_>,
+        first: usize,
+        scale: f32,
+        transposed: bool,
+    ) {
+        let depths = depths(&from, first);
+        let mut largest = [_mm512_setzero_si512(); TOGETHER];
+        for k in depths.clone() {
+            for (largest, numbers) in largest.iter_mut().zip(from.together(k)) {
+                *largest = _mm512_max_epu32(*largest, size(load(numbers)));
+            }
+        }
+        let mut factors = [_mm512_setzero_ps(); TOGETHER];
+        for (i, largest) in largest.into_iter().enumerate() {
+            let mut numbers = Line::default();
+            // SAFETY: 64 bytes.
+            unsafe { _mm512_storeu_si512(numbers.0.as_mut_ptr().cast(), largest) };
+            let of_lanes = numbers.0.map(Scale::of);
+            // SAFETY: 64 bytes.
+            factors[i] = unsafe { _mm512_loadu_ps(of_lanes.map(|lane| lane.factor).as_ptr()) };
+            out[lines[i].start] = Line(of_lanes.map(|lane| (lane.worth * scale).to_bits()));
+        }
+        for (tile, first) in depths.clone().step_by(TILE).enumerate() {
+            let tiles: [usize; TOGETHER] = std::array::from_fn(|i| lines[i].start + 1 + tile * PARTS * STRIP);
+            for line in 0..STRIP {
+                let k = first + line;
+                let rows = [k, k + 16, k + 32, k + 48]
+                    .map(|k| if k < depths.end { from.together(k) } else { &[[0.0; STRIP]; TOGETHER] });
+                for i in 0..TOGETHER {
+                    let out = &mut out[tiles[i]..][..PARTS * STRIP];
+                    let parts = [load(&rows[0][i]), load(&rows[1][i]), load(&rows[2][i]), load(&rows[3][i])];
+                    store_bytes(out, line, parts, factors[i]);
+                }
+            }
+            if transposed {
+                for tile in tiles {
+                    out[tile..][..PARTS * STRIP].chunks_exact_mut(STRIP).for_each(|lines| transpose(lines));
+                }
+            }
+        }
+    }
+}
+
+/// What of a source a block at this depth holds.
+fn depths(from: &Source<'_>, first: usize) -> Range<usize> {
+    let rest = from.depth - first;
+    first..first + if rest > Fixed::BLOCK + Fixed::REST { Fixed::BLOCK } else { rest }
 }
 
 /// Packs a source that runs along the depth, a lane to each line; gives the scales of the lanes.
@@ -92,6 +156,13 @@ fn pack_lanes(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>) -> [Sc
         }
     }
     of_lanes
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(numbers: &[f32; STRIP]) -> __m512 {
+    // SAFETY: 16 numbers.
+    unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
 }
 
 /// A tile's numbers of a lane.
@@ -128,7 +199,7 @@ fn parts_of_fewer(numbers: &[f32]) -> [__m512; 4] {
 unsafe fn pack_depths(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>) -> [Scale; STRIP] {
     // Rows often lie a multiple of the page size apart and would put each other out of the first-level cache: what is
     // read twice is copied.
-    let mut copy = [MaybeUninit::<__m512>::uninit(); Fixed::BLOCK];
+    let mut copy = [MaybeUninit::<__m512>::uninit(); Fixed::BLOCK + Fixed::REST];
     let padded = depths.len().next_multiple_of(TILE);
     let mut largest = _mm512_setzero_si512();
     for (k, copy) in (depths.start..).zip(&mut copy[..padded]) {
@@ -209,142 +280,4 @@ fn store_bytes(out: &mut [Line], line: usize, [n0, n1, n2, n3]: [__m512; 4], fac
     store(0, _mm512_srli_epi32::<16>(low), high);
     store(1, middle_low, _mm512_slli_epi32::<16>(middle_high));
     store(2, low, _mm512_slli_epi32::<16>(high));
-}
-
-/// Sums of 16 by 16 products, row by row by weight: of 2^32, 2^24 and 2^16.
-type Sums = [[Line; PARTS]; STRIP];
-
-/// 32 rows by 32 columns.
-///
-/// # Safety
-/// AVX-512BW and AMX-INT8; the tile is writable; the tile registers of `_tiles` are those of this thread; `a` holds two
-/// strips, `b` twice as many lines as one.
-pub unsafe fn product(_tiles: &AmxTiles, tile: Tile, start: Start<'_>, a: [&[Line]; 2], b: &[Line]) {
-    let block = Fixed::block_lines(Fixed::BLOCK);
-    assert!(a[1].len() == a[0].len() && b.len() == 2 * a[0].len());
-    let mut sums = [[Line::default(); PARTS]; STRIP];
-    let halves = tile.columns.div_ceil(STRIP);
-    if a[0].is_empty() {
-        for (rows, half) in
-            (0..tile.rows.div_ceil(STRIP)).flat_map(|rows| (0..halves).map(move |half| (rows, half)))
-        {
-            // SAFETY: forwarded.
-            unsafe { write(tile, start, [rows, half], &sums, [&Line::default(); 2]) };
-        }
-    }
-    for (i, b) in b.chunks(2 * block).enumerate() {
-        let start = if i == 0 { start } else { Start::Output };
-        let a = a.map(|strip| &strip[i * block..][..b.len() / 2]);
-        for (half, b) in b.chunks_exact(b.len() / 2).enumerate().take(halves) {
-            for (rows, a) in a.iter().enumerate().take(tile.rows.div_ceil(STRIP)) {
-                // SAFETY: forwarded.
-                unsafe {
-                    multiply(&mut sums, &a[1..], &b[1..]);
-                    write(tile, start, [rows, half], &sums, [&a[0], &b[0]]);
-                }
-            }
-        }
-    }
-}
-
-/// What one in the sum of most significant bytes is worth, where a row's and a column's scale are 32 times that.
-const WORTH: f32 = 1.0 / 1024.0;
-
-/// Adds a quarter of a tile up, from its sums and the scales of its rows and columns.
-///
-/// # Safety
-/// AVX-512F; the tile is writable.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn write(tile: Tile, start: Start<'_>, [rows, half]: [usize; 2], sums: &Sums, scales: [&Line; 2]) {
-    let (mask, first_row, first_column) = (tile.mask(half), rows * STRIP, half * STRIP);
-    let rows = (tile.rows - first_row).min(STRIP);
-    let at = tile.at.wrapping_add(first_row * tile.stride + first_column);
-    let (from, from_stride) = tile.start_rows(start);
-    let from = from.wrapping_add(first_row * from_stride + first_column);
-    // SAFETY: what is read and written of the tile and its start is masked to the tile, which is the caller's; a full
-    // quarter is all the tile's, and a bias is as long.
-    unsafe {
-        if rows < STRIP || mask != u16::MAX {
-            for (row, (sums, scale)) in sums.iter().zip(&scales[0].0).enumerate().take(rows) {
-                let start = _mm512_maskz_loadu_ps(mask, from.wrapping_add(row * from_stride));
-                let value = scaled(sums, *scale, scales[1], start);
-                _mm512_mask_storeu_ps(at.wrapping_add(row * tile.stride), mask, value);
-            }
-        } else if let Start::Output = start {
-            for (row, (sums, scale)) in sums.iter().zip(&scales[0].0).enumerate() {
-                let at = at.add(row * tile.stride);
-                _mm512_storeu_ps(at, scaled(sums, *scale, scales[1], _mm512_loadu_ps(at)));
-            }
-        } else {
-            let start = _mm512_loadu_ps(from);
-            for (row, (sums, scale)) in sums.iter().zip(&scales[0].0).enumerate() {
-                let at = at.add(row * tile.stride);
-                // The line is loaded for nothing: loads fetch it ahead, stores wait for it one after the other (5 to 8 %).
-                std::arch::asm!("/* {} */", in(zmm_reg) _mm512_loadu_ps(at), options(nostack, nomem));
-                _mm512_storeu_ps(at, scaled(sums, *scale, scales[1], start));
-            }
-        }
-    }
-}
-
-/// `start` and a row's sums by their weights, times the scales of the row and the columns.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn scaled(sums: &[Line; PARTS], of_row: u32, of_columns: &Line, start: __m512) -> __m512 {
-    // SAFETY: a line is 64 bytes, aligned to 64.
-    let load = |line: &Line| unsafe { _mm512_load_si512((&raw const *line).cast()) };
-    let [high, middle, low] = sums;
-    let (second, third) = (_mm512_set1_ps(2f32.powi(-8)), _mm512_set1_ps(2f32.powi(-16)));
-    let (high, middle) = (_mm512_cvtepi32_ps(load(high)), _mm512_cvtepi32_ps(load(middle)));
-    let low = _mm512_cvtepi32_ps(load(low));
-    let sum = _mm512_fmadd_ps(low, third, _mm512_fmadd_ps(middle, second, high));
-    let of_columns = _mm512_mul_ps(_mm512_castsi512_ps(load(of_columns)), _mm512_set1_ps(WORTH));
-    _mm512_fmadd_ps(_mm512_mul_ps(sum, of_columns), _mm512_set1_ps(f32::from_bits(of_row)), start)
-}
-
-/// The sums of 16 by 16 products along a block.
-///
-/// # Safety
-/// AMX-INT8; tile registers are configured.
-#[inline]
-unsafe fn multiply(sums: &mut Sums, a: &[Line], b: &[Line]) {
-    assert!(!a.is_empty() && a.len() == b.len() && a.len().is_multiple_of(PARTS * STRIP));
-    // SAFETY: reads the lines of `a` and `b`, writes all of `sums`.
-    unsafe {
-        std::arch::asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "2:",
-            "tileloadd tmm3, [{a} + {line}]",
-            "tileloadd tmm5, [{b} + {line} + 2048]",
-            "tdpbssd tmm2, tmm3, tmm5",
-            "tileloadd tmm6, [{b} + {line} + 1024]",
-            "tdpbssd tmm1, tmm3, tmm6",
-            "tileloadd tmm4, [{a} + {line} + 1024]",
-            "tdpbssd tmm2, tmm4, tmm6",
-            "tileloadd tmm7, [{b} + {line}]",
-            "tdpbssd tmm0, tmm3, tmm7",
-            "tileloadd tmm5, [{a} + {line} + 2048]",
-            "tdpbssd tmm2, tmm5, tmm7",
-            "tdpbssd tmm1, tmm4, tmm7",
-            "add {a}, 3072",
-            "add {b}, 3072",
-            "cmp {a}, {end}",
-            "jne 2b",
-            "tilestored [{sums} + {row}], tmm0",
-            "tilestored [{sums} + {row} + 64], tmm1",
-            "tilestored [{sums} + {row} + 128], tmm2",
-            a = inout(reg) a.as_ptr() => _,
-            b = inout(reg) b.as_ptr() => _,
-            end = in(reg) a.as_ptr().add(a.len()),
-            sums = in(reg) sums.as_mut_ptr(),
-            line = in(reg) size_of::<Line>(),
-            row = in(reg) size_of::<[Line; PARTS]>(),
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
 }
