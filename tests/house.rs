@@ -63,7 +63,10 @@ const CONFINED: &[(&[&str], &[&str], &str)] = &[
         &["unsafe"],
         &[
             "src/corpus/mmap/",
+            "src/model/fused/attention/ahead.rs",
             "src/model/fused/attention/amx/",
+            "src/model/fused/attention/short.rs",
+            "src/model/fused/attention/vectors.rs",
             "src/model/fused/matmul/",
             "src/model/device/cuda.rs",
         ],

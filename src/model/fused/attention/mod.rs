@@ -3,16 +3,22 @@
 //! Works on a chunk's packed `(tokens, 3 * hidden)` queries, keys and values: samples lie behind each other
 //! without padding, so each attends to itself by construction and no mask is needed. Keeps only the log-sum of
 //! each row of scores; the backward pass computes the probabilities again from it (Dao et al. 2022), and
-//! their dropout from its key. Where there is AMX [`amx`] computes it, in single precision
-//! where a sample's length suits that; elsewhere [`plain`].
+//! their dropout from its key. Where there is AMX [`amx`] computes it, where a sample's length suits that; short samples
+//! are left to [`short`], others to [`plain`].
 
+#[cfg(target_arch = "x86_64")]
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod plain;
+#[cfg(target_arch = "x86_64")]
+mod short;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 #[cfg(target_arch = "x86_64")]
 use super::matmul::packed::Method;
-use super::matmul::{Kernel, Mat};
+use super::matmul::{Kernel, Mat, MatMut};
 use crate::model::dropout::Dropout;
 
 /// Widths that a chunk's attention needs, and what computes its products.
@@ -56,9 +62,11 @@ pub struct Inputs<'a> {
 }
 
 /// What computes attention of some samples.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
     Plain(Kernel),
+    #[cfg(target_arch = "x86_64")]
+    Short,
     #[cfg(target_arch = "x86_64")]
     AmxBf16,
     #[cfg(target_arch = "x86_64")]
@@ -71,9 +79,11 @@ impl By {
     fn of(kernel: Kernel, len: usize) -> Self {
         match kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Packed(Method::Amx) => Self::AmxBf16,
+            Kernel::Packed(Method::Amx) if len > amx::BLOCK || fills_blocks(len) => Self::AmxBf16,
             #[cfg(target_arch = "x86_64")]
             Kernel::Packed(Method::AmxFixed) if fills_blocks(len) => Self::AmxF32,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Packed(_) | Kernel::Single if len <= short::MOST && short::is_here() => Self::Short,
             #[cfg(target_arch = "x86_64")]
             Kernel::Packed(Method::AmxFixed) => Self::Plain(Kernel::Single),
             kernel => Self::Plain(kernel),
@@ -100,6 +110,8 @@ impl Inputs<'_> {
 pub struct Scratch {
     plain: plain::Scratch,
     #[cfg(target_arch = "x86_64")]
+    short: short::Scratch,
+    #[cfg(target_arch = "x86_64")]
     bf16: amx::Scratch<1>,
     #[cfg(target_arch = "x86_64")]
     f32: amx::Scratch<3>,
@@ -108,13 +120,7 @@ pub struct Scratch {
 /// `context (tokens, hidden)` from the inputs; `log_sums (heads, tokens)` for the way back.
 pub fn forward(context: &mut [f32], log_sums: &mut [f32], inputs: Inputs<'_>, scratch: &mut Scratch) {
     for (by, inputs) in inputs.parts() {
-        match by {
-            By::Plain(kernel) => plain::forward(context, log_sums, inputs.with(kernel), &mut scratch.plain),
-            #[cfg(target_arch = "x86_64")]
-            By::AmxBf16 => amx::forward(context, log_sums, inputs, &mut scratch.bf16),
-            #[cfg(target_arch = "x86_64")]
-            By::AmxF32 => amx::forward(context, log_sums, inputs, &mut scratch.f32),
-        }
+        by.forward(context, log_sums, inputs, scratch);
     }
 }
 
@@ -127,10 +133,37 @@ pub fn backward(
     scratch: &mut Scratch,
 ) {
     for (by, inputs) in inputs.parts() {
-        match by {
+        by.backward(dqkv, dcontext, log_sums, inputs, scratch);
+    }
+}
+
+impl By {
+    fn forward(self, context: &mut [f32], log_sums: &mut [f32], inputs: Inputs<'_>, scratch: &mut Scratch) {
+        match self {
+            By::Plain(kernel) => plain::forward(context, log_sums, inputs.with(kernel), &mut scratch.plain),
+            #[cfg(target_arch = "x86_64")]
+            By::Short => short::forward(context, log_sums, inputs, &mut scratch.short),
+            #[cfg(target_arch = "x86_64")]
+            By::AmxBf16 => amx::forward(context, log_sums, inputs, &mut scratch.bf16),
+            #[cfg(target_arch = "x86_64")]
+            By::AmxF32 => amx::forward(context, log_sums, inputs, &mut scratch.f32),
+        }
+    }
+
+    fn backward(
+        self,
+        dqkv: &mut [f32],
+        dcontext: &[f32],
+        log_sums: &[f32],
+        inputs: Inputs<'_>,
+        scratch: &mut Scratch,
+    ) {
+        match self {
             By::Plain(kernel) => {
                 plain::backward(dqkv, dcontext, log_sums, inputs.with(kernel), &mut scratch.plain);
             }
+            #[cfg(target_arch = "x86_64")]
+            By::Short => short::backward(dqkv, dcontext, log_sums, inputs, &mut scratch.short),
             #[cfg(target_arch = "x86_64")]
             By::AmxBf16 => amx::backward(dqkv, dcontext, log_sums, inputs, &mut scratch.bf16),
             #[cfg(target_arch = "x86_64")]
@@ -139,8 +172,8 @@ pub fn backward(
     }
 }
 
-/// Whether a sample of this length fills blocks of AMX but for an eighth: with more padding than that its products of
-/// single precision are faster by instructions for it.
+/// Whether a sample of this length fills blocks of AMX but for an eighth: with more padding than that others are faster, in
+/// bfloat16 within one block.
 #[cfg(target_arch = "x86_64")]
 fn fills_blocks(len: usize) -> bool {
     8 * len >= 7 * len.next_multiple_of(amx::BLOCK)
@@ -155,12 +188,45 @@ fn views(qkv: &[f32], start: usize, len: usize, shape: Shape, column: usize) -> 
     })
 }
 
+/// A head's gradients of queries, keys or values: `n` rows from `first` on.
+fn gradient(
+    dqkv: &mut [f32],
+    part: usize,
+    first: usize,
+    n: usize,
+    shape: Shape,
+    column: usize,
+) -> MatMut<'_> {
+    let hidden = shape.hidden();
+    let from = first * 3 * hidden + part * hidden + column;
+    MatMut::strided(&mut dqkv[from..], n, shape.head_dim, 3 * hidden)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::Precision;
     use crate::model::dropout::dropout_coordinate;
     use crate::rng::{Domain, SampleRng, dropout};
+
+    /// All that this machine computes attention by, whatever a sample's length.
+    fn ways(precision: Precision) -> Vec<(Kernel, By)> {
+        let mut ways = vec![];
+        for kernel in Kernel::all(precision) {
+            match kernel {
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Packed(Method::Amx) => ways.push((kernel, By::AmxBf16)),
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Packed(Method::AmxFixed) => ways.push((kernel, By::AmxF32)),
+                kernel => ways.push((kernel, By::Plain(kernel))),
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        if precision == Precision::F32 && short::is_here() {
+            ways.push((Kernel::Single, By::Short));
+        }
+        ways
+    }
 
     struct Case {
         shape: Shape,
@@ -187,24 +253,15 @@ mod tests {
             Self { shape: Shape { heads, head_dim, kernel }, spans, tokens, drop, qkv, dcontext }
         }
 
-        /// Context, log-sums and gradients; all buffers hold something else before. `by_amx` in single precision whatever
-        /// the length.
-        fn run(&self, by_amx: bool, scratch: &mut Scratch) -> [Vec<f32>; 3] {
+        /// Context, log-sums and gradients; all buffers hold something else before.
+        fn run(&self, by: By, scratch: &mut Scratch) -> [Vec<f32>; 3] {
             let hidden = self.shape.hidden();
             let (mut context, mut log_sums) =
                 (vec![7.0; self.tokens * hidden], vec![7.0; self.tokens * self.shape.heads]);
             let mut dqkv = vec![7.0; self.tokens * 3 * hidden];
             let inputs = Inputs { qkv: &self.qkv, spans: &self.spans, shape: self.shape, drop: &self.drop };
-            #[cfg(target_arch = "x86_64")]
-            if by_amx {
-                let scratch = &mut scratch.f32;
-                amx::forward(&mut context, &mut log_sums, inputs, scratch);
-                amx::backward(&mut dqkv, &self.dcontext, &log_sums, inputs, scratch);
-                return [context, log_sums, dqkv];
-            }
-            assert!(!by_amx);
-            forward(&mut context, &mut log_sums, inputs, scratch);
-            backward(&mut dqkv, &self.dcontext, &log_sums, inputs, scratch);
+            by.forward(&mut context, &mut log_sums, inputs, scratch);
+            by.backward(&mut dqkv, &self.dcontext, &log_sums, inputs, scratch);
             [context, log_sums, dqkv]
         }
 
@@ -259,18 +316,14 @@ mod tests {
         let lens: [&[usize]; 10] =
             [&[1], &[2, 15], &[16, 17], &[31], &[32, 20, 33], &[100], &[128], &[130], &[8, 300], &[64, 1, 5]];
         for (precision, tolerance) in [(Precision::F32, 2e-6), (Precision::Bf16, 2e-2)] {
-            let ways = Kernel::all(precision).into_iter().flat_map(|kernel| match kernel.name() {
-                name if name.starts_with("f32 by AMX") => vec![(kernel, false), (kernel, true)],
-                _ => vec![(kernel, false)],
-            });
-            for (kernel, by_amx) in ways {
+            for (kernel, by) in ways(precision) {
                 // One scratch for all, so that what one leaves behind must not matter to the next.
                 let mut scratch = Scratch::default();
                 for (i, lens) in lens.into_iter().rev().enumerate() {
                     for (heads, head_dim) in [(2, 32), (1, 64), (3, 8), (2, 20), (1, 80)] {
                         let rate = if (i + head_dim) % 3 == 0 { 0.0 } else { 0.3 };
                         let case = Case::new(lens, heads, head_dim, rate, kernel);
-                        let results = case.run(by_amx, &mut scratch);
+                        let results = case.run(by, &mut scratch);
                         for (what, (result, exact)) in
                             ["context", "log-sums", "gradients"].iter().zip(results.iter().zip(case.exact()))
                         {
@@ -279,7 +332,7 @@ mod tests {
                                 let error = (f64::from(x) - exact).abs() / largest;
                                 assert!(
                                     error < tolerance,
-                                    "{kernel:?}, {lens:?}, width {head_dim}, rate {rate}: {what}[{at}] = {x}, not {exact}"
+                                    "{by:?}, {lens:?}, width {head_dim}, rate {rate}: {what}[{at}] = {x}, not {exact}"
                                 );
                             }
                         }

@@ -1,6 +1,6 @@
 //! Attention through products of matrices, on any processor: some rows of scores at a time.
 
-use super::{Inputs, Span, views};
+use super::{Inputs, Span, gradient, views};
 use crate::model::dropout::dropout_coordinate;
 use crate::model::fused::kernels;
 use crate::model::fused::matmul::{Mat, MatMut, Packed, Rhs, Write, product};
@@ -73,9 +73,8 @@ pub fn backward(
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
             let (k_t, k, v_t) = (kernel.rhs(k.t(), k_t), kernel.rhs(k, k_space), kernel.rhs(v.t(), v_t));
-            let mut gradient = |part: usize, first: usize, write, lhs: Mat<'_>, rhs: Rhs<'_>, scale| {
-                let out = &mut dqkv[(start + first) * 3 * hidden + part * hidden + column..];
-                let out = MatMut::strided(out, lhs.shape().0, shape.head_dim, 3 * hidden);
+            let mut add = |part: usize, first: usize, write, lhs: Mat<'_>, rhs: Rhs<'_>, scale| {
+                let out = gradient(dqkv, part, start + first, lhs.shape().0, shape, column);
                 product(out, write, lhs, rhs, scale);
             };
             for first in (0..len).step_by(ROWS) {
@@ -91,11 +90,11 @@ pub fn backward(
                 kernels::softmax_backward(p, dp, len, log_sums, coordinate, drop, factors);
 
                 let (p, dscores) = (Mat::new(p, rows, len), Mat::new(dp, rows, len));
-                gradient(0, first, Write::Store, dscores, k, shape.scale());
+                add(0, first, Write::Store, dscores, k, shape.scale());
                 // All rows add to all keys and values.
                 let write = if first == 0 { Write::Store } else { Write::Add };
-                gradient(1, 0, write, dscores.t(), kernel.rhs(q, of_rows), shape.scale());
-                gradient(2, 0, write, p.t(), kernel.rhs(dout, of_rows), 1.0);
+                add(1, 0, write, dscores.t(), kernel.rhs(q, of_rows), shape.scale());
+                add(2, 0, write, p.t(), kernel.rhs(dout, of_rows), 1.0);
             }
         }
     }

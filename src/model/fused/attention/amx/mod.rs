@@ -4,17 +4,17 @@
 //! and probabilities go from its registers straight to where the next product reads them, in its order. Nothing is packed
 //! but queries, keys and values and their gradients, once a head; only those are transposed.
 
-mod ahead;
 mod operands;
 mod softmax;
 
 use std::arch::x86_64::*;
 
-use self::ahead::Ahead;
 pub use self::operands::BLOCK;
-use self::operands::{Onto, Operand, STRIP, Square, Sums, ZERO_SUMS, blocks, load, multiply, numbers, store};
-use self::softmax::{Gradients, Mask, OfQueries, ln, pairs, softmax, softmax_backward};
-use super::{Inputs, Shape, Span, views};
+use self::operands::{Onto, Operand, STRIP, Square, Sums, ZERO_SUMS, blocks, multiply};
+use self::softmax::{Gradients, Mask, OfQueries, pairs, softmax, softmax_backward};
+use super::ahead::Ahead;
+use super::vectors::{ln, load, numbers, store};
+use super::{Inputs, Span, gradient, views};
 use crate::model::dropout::dropout_coordinate;
 use crate::model::fused::matmul::packed::Method;
 use crate::model::fused::matmul::packed::pack::transposed;
@@ -103,15 +103,8 @@ unsafe fn forward_here<const PARTS: usize>(
         for head in 0..shape.heads {
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
-            let mut ahead = match following(spans, turn, head, shape) {
-                None => Ahead::nothing(),
-                Some((span, column)) => {
-                    let read = views(qkv, span.start, span.len, shape, column).map(place);
-                    let written = (context.as_ptr().wrapping_add(span.start * hidden + column), hidden);
-                    let steps = 2 * blocks(len) * pairs(len);
-                    Ahead::of(&read, &[written], span.len, shape.head_dim, steps)
-                }
-            };
+            let steps = 2 * blocks(len) * pairs(len);
+            let mut ahead = Ahead::of_forward(inputs, context, [turn, head], steps);
             keys.pack_left(k, 1.0);
             over_keys.pack_left(v.t(), 1.0);
             for first in (0..len).step_by(BLOCK) {
@@ -174,19 +167,8 @@ unsafe fn backward_here<const PARTS: usize>(
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
             let dout = Mat::strided(&dcontext[start * hidden + column..], len, shape.head_dim, hidden);
-            let mut ahead = match following(spans, turn, head, shape) {
-                None => Ahead::nothing(),
-                Some((span, column)) => {
-                    let [q, k, v] = views(qkv, span.start, span.len, shape, column).map(place);
-                    let dout = (dcontext.as_ptr().wrapping_add(span.start * hidden + column), hidden);
-                    let written = [0, 1, 2].map(|part| {
-                        let from = span.start * 3 * hidden + part * hidden + column;
-                        (dqkv.as_ptr().wrapping_add(from), 3 * hidden)
-                    });
-                    let steps = 2 * blocks(len) * pairs(len);
-                    Ahead::of(&[q, k, v, dout], &written, span.len, shape.head_dim, steps)
-                }
-            };
+            let steps = 2 * blocks(len) * pairs(len);
+            let mut ahead = Ahead::of_backward(inputs, dqkv, dcontext, [turn, head], steps);
             scratch.keys.pack_left(k, 1.0);
             scratch.values.pack_left(v, 1.0);
             scratch.over_keys.reshape(2 * width, of_keys);
@@ -280,33 +262,6 @@ unsafe fn backward_here<const PARTS: usize>(
             write_edges(gradient(dqkv, 2, start, len, shape, column), dvalues, width);
         }
     }
-}
-
-/// The turn behind this one, of a span and a head: its span, and the first column of its head.
-fn following(spans: &[Span], turn: usize, head: usize, shape: Shape) -> Option<(Span, usize)> {
-    if head + 1 < shape.heads {
-        return Some((spans[turn], (head + 1) * shape.head_dim));
-    }
-    spans.get(turn + 1).map(|&span| (span, 0))
-}
-
-/// Where a matrix starts, and how far its rows lie apart.
-fn place(of: Mat<'_>) -> (*const f32, usize) {
-    (of.address(0, 0), of.row_stride())
-}
-
-/// A head's gradients of queries, keys or values: `n` rows from `first` on.
-fn gradient(
-    dqkv: &mut [f32],
-    part: usize,
-    first: usize,
-    n: usize,
-    shape: Shape,
-    column: usize,
-) -> MatMut<'_> {
-    let hidden = shape.hidden();
-    let from = first * 3 * hidden + part * hidden + column;
-    MatMut::strided(&mut dqkv[from..], n, shape.head_dim, 3 * hidden)
 }
 
 /// Writes `out (queries, head width)` from sums `(head width, queries)`, times each query's factor.

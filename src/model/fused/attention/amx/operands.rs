@@ -9,6 +9,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
+use super::super::vectors::{read, write};
 use crate::model::fused::matmul::packed::bf16::in_turn;
 use crate::model::fused::matmul::packed::lines::Line;
 use crate::model::fused::matmul::packed::pack::{first_lanes, transpose};
@@ -174,19 +175,6 @@ fn pack<const PARTS: usize>(
     }
 }
 
-/// 16 numbers of a row from a column on; zeros beyond the matrix.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub fn load(of: Mat<'_>, row: usize, column: usize) -> __m512 {
-    assert!(of.rows_are_contiguous());
-    let (rows, columns) = of.shape();
-    if row >= rows || column >= columns {
-        return _mm512_setzero_ps();
-    }
-    // SAFETY: the element is within the view, whose rows are contiguous; the mask keeps to the row.
-    unsafe { _mm512_maskz_loadu_ps(first_lanes(columns - column), of.address(row, column)) }
-}
-
 /// Pairs of bfloat16 from the numbers of two registers, `low` in their lower half, part by part.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -235,40 +223,6 @@ pub fn lower_halves(low: __m512i, high: __m512i) -> __m512i {
 pub fn put<const PARTS: usize>(tiles: &mut [Tile; PARTS], line: usize, words: [__m512i; PARTS]) {
     for part in 0..PARTS {
         write(&mut tiles[part][line], words[part]);
-    }
-}
-
-/// A line's content.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub fn read(line: &Line) -> __m512i {
-    // SAFETY: a line is 64 bytes, aligned to 64.
-    unsafe { _mm512_load_si512((&raw const *line).cast()) }
-}
-
-/// The same as numbers.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub fn numbers(line: &Line) -> __m512 {
-    _mm512_castsi512_ps(read(line))
-}
-
-/// Replaces a line's content.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub fn write(line: &mut Line, words: __m512i) {
-    // SAFETY: a line is 64 bytes, aligned to 64.
-    unsafe { _mm512_store_si512((&raw mut *line).cast(), words) };
-}
-
-/// 16 numbers of an output's row from a column on, as far as they lie within it.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub fn store(out: &mut MatMut<'_>, row: usize, column: usize, values: __m512) {
-    let (rows, columns) = out.shape();
-    if row < rows && column < columns {
-        // SAFETY: the element is within the view, which is borrowed exclusively; the mask keeps to the row.
-        unsafe { _mm512_mask_storeu_ps(out.address(row, column), first_lanes(columns - column), values) };
     }
 }
 

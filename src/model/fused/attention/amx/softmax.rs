@@ -6,102 +6,27 @@
 
 use std::arch::x86_64::*;
 
-use super::ahead::Ahead;
-use super::operands::{BLOCK, Operand, STRIP, Sums, join, lower_halves, numbers, put, upper_halves, write};
+use super::super::ahead::Ahead;
+use super::super::vectors::{Keys, LANES, exp, numbers, write};
+use super::operands::{BLOCK, Operand, STRIP, Sums, join, lower_halves, put, upper_halves};
 use crate::model::dropout::Dropout;
 use crate::model::fused::matmul::packed::lines::Line;
-use crate::rng::dropout;
 
 /// One number for each of 32 queries.
 pub type OfQueries = [__m512; 2];
 
 /// Dropout of the probabilities of 32 queries.
 pub struct Mask {
-    /// The two words of each query's key.
-    words: [[Line; 2]; 2],
+    keys: [Keys; 2],
     threshold: u32,
 }
 
 impl Mask {
     /// For queries with consecutive coordinates from `first_coordinate` on.
     pub fn new(drop: &Dropout, first_coordinate: u64) -> Self {
-        let mut words = [[Line::default(); 2]; 2];
-        if drop.threshold > 0 {
-            for query in 0..BLOCK {
-                let row = dropout::row(drop.site, first_coordinate.wrapping_add(query as u64));
-                words[0][query / STRIP].0[query % STRIP] = row.0;
-                words[1][query / STRIP].0[query % STRIP] = row.1;
-            }
-        }
-        Self { words, threshold: drop.threshold }
+        let keys = [0, LANES as u64].map(|lane| Keys::new(drop, first_coordinate.wrapping_add(lane)));
+        Self { keys, threshold: drop.threshold }
     }
-
-    /// The words as registers.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn of(&self, half: usize) -> [__m512i; 2] {
-        [super::operands::read(&self.words[0][half]), super::operands::read(&self.words[1][half])]
-    }
-}
-
-/// The hashes of a counter, for 16 queries: [`dropout::hash`].
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn hash(words: [__m512i; 2], counter: u32) -> __m512i {
-    let counter = counter.wrapping_mul(0x9e37_79b9) as i32;
-    let x = _mm512_xor_si512(_mm512_set1_epi32(counter), words[0]);
-    let x = _mm512_xor_si512(x, _mm512_srli_epi32::<16>(x));
-    let x = _mm512_add_epi32(_mm512_mullo_epi32(x, _mm512_set1_epi32(0x21f0_aaad)), words[1]);
-    let x = _mm512_xor_si512(x, _mm512_srli_epi32::<15>(x));
-    let x = _mm512_mullo_epi32(x, _mm512_set1_epi32(0xd35a_2d97_u32 as i32));
-    _mm512_xor_si512(x, _mm512_srli_epi32::<15>(x))
-}
-
-/// `e^x` for `x` up to 88, as in `kernels::activations`. Inputs below -50 are taken for -50: what is a rounding of its
-/// neighbours in every sum must not become a number so small that processors take a hundred cycles for it.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn exp(x: __m512) -> __m512 {
-    const SHIFT: f32 = 12_582_912.0 + 127.0;
-    // Of two numbers the second is given where one is none.
-    let x = _mm512_max_ps(_mm512_set1_ps(-50.0), x);
-    let log2_e = _mm512_set1_ps(std::f32::consts::LOG2_E);
-    let shifted = _mm512_fmadd_ps(x, log2_e, _mm512_set1_ps(SHIFT));
-    let f = _mm512_fmadd_ps(x, log2_e, _mm512_sub_ps(_mm512_set1_ps(SHIFT), shifted));
-    let mut p = _mm512_set1_ps(1.326_472_7e-3);
-    p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(9.671_513e-3));
-    p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(5.550_733_6e-2));
-    p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(2.402_224_2e-1));
-    p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(std::f32::consts::LN_2 - 1.8e-7));
-    p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(1.0));
-    let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
-    _mm512_mul_ps(p, _mm512_castsi512_ps(power))
-}
-
-/// Logarithm of a positive number to single precision (S. Moshier's `logf` of Cephes).
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub fn ln(x: __m512) -> __m512 {
-    // x = 2^n (1 + t) with 1 + t from sqrt(1/2) to sqrt(2).
-    const ROOT: i32 = 0x3f35_04f3;
-    let bits = _mm512_castps_si512(x);
-    let n = _mm512_srai_epi32::<23>(_mm512_sub_epi32(bits, _mm512_set1_epi32(ROOT)));
-    let t = _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32::<23>(n)));
-    let (t, n) = (_mm512_sub_ps(t, _mm512_set1_ps(1.0)), _mm512_cvtepi32_ps(n));
-    let mut p = _mm512_set1_ps(7.037_683_6e-2);
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-1.151_461e-1));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.167_699_9e-1));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-1.242_014_1e-1));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.424_932_3e-1));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-1.666_805_8e-1));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(2.000_071_5e-1));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-2.499_999_4e-1));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(3.333_333e-1));
-    let square = _mm512_mul_ps(t, t);
-    let mut tail = _mm512_mul_ps(_mm512_mul_ps(p, t), square);
-    tail = _mm512_fmadd_ps(n, _mm512_set1_ps(-2.121_944_4e-4), tail);
-    tail = _mm512_fmadd_ps(square, _mm512_set1_ps(-0.5), tail);
-    _mm512_fmadd_ps(n, _mm512_set1_ps(0.693_359_4), _mm512_add_ps(t, tail))
 }
 
 /// Keys of a block that are of the sample, and their pairs of which one is.
@@ -139,7 +64,7 @@ pub fn softmax<const PARTS: usize, const DROP: bool>(
     let mut sums = [[_mm512_setzero_ps(); 2]; 2];
     for half in 0..2 {
         let weights = if half == 0 { &mut *left } else { &mut *right };
-        let words = mask.of(half);
+        let keys = mask.keys[half];
         let threshold = _mm512_set1_epi16(mask.threshold as i16);
         for (block, scores) in scores.iter().enumerate() {
             let (pairs, weights) = (keys_of(block, len).1, &mut weights[block]);
@@ -151,7 +76,7 @@ pub fn softmax<const PARTS: usize, const DROP: bool>(
                 sums[half][1] = _mm512_add_ps(sums[half][1], high);
                 let mut joined = join::<PARTS>(low, high);
                 if DROP {
-                    let hashes = hash(words, (block * STRIP + pair) as u32);
+                    let hashes = keys.hash((block * STRIP + pair) as u32);
                     let kept = _mm512_cmpge_epu16_mask(hashes, threshold);
                     for words in &mut joined {
                         *words = _mm512_maskz_mov_epi16(kept, *words);
@@ -210,7 +135,6 @@ pub fn softmax_backward<const PARTS: usize, const DROP: bool>(
 ) {
     pad(scores, len, f32::NEG_INFINITY);
     let zero = [_mm512_setzero_si512(); PARTS];
-    let words = [mask.of(0), mask.of(1)];
     let threshold = _mm512_set1_epi32((mask.threshold << 16) as i32);
     let mut dots = [_mm512_setzero_ps(); 4];
     for (block, (scores, gradients)) in scores.iter_mut().zip(gradients.iter_mut()).enumerate() {
@@ -229,7 +153,7 @@ pub fn softmax_backward<const PARTS: usize, const DROP: bool>(
                 write(&mut scores[high], _mm512_castps_si512(p_high));
                 (dropped[half], dropped[2 + half]) = (p_low, p_high);
                 if DROP {
-                    let hashes = hash(words[half], (block * STRIP + pair) as u32);
+                    let hashes = mask.keys[half].hash((block * STRIP + pair) as u32);
                     let keep_low = _mm512_cmpge_epu32_mask(_mm512_slli_epi32::<16>(hashes), threshold);
                     let keep_high = _mm512_cmpge_epu32_mask(hashes, threshold);
                     dropped[half] = _mm512_maskz_mov_ps(keep_low, p_low);

@@ -5,6 +5,9 @@
 
 use std::arch::x86_64::*;
 
+use super::{Inputs, Shape, Span, views};
+use crate::model::fused::matmul::Mat;
+
 /// Rows of the next head that are read or written, some of them fetched at each step of this one.
 pub struct Ahead {
     /// First element of each matrix, and how far its rows lie apart; those that are read, then those that are written.
@@ -23,14 +26,44 @@ pub struct Ahead {
 const MOST: usize = 7;
 
 impl Ahead {
+    /// What the forward pass of the turn behind this one reads and writes, within so many steps of this one.
+    pub fn of_forward(inputs: Inputs<'_>, context: &[f32], turn: [usize; 2], steps: usize) -> Self {
+        let Inputs { qkv, spans, shape, .. } = inputs;
+        let Some((span, column)) = following(spans, turn, shape) else { return Self::nothing() };
+        let read = views(qkv, span.start, span.len, shape, column).map(place);
+        let hidden = shape.hidden();
+        let written = (context.as_ptr().wrapping_add(span.start * hidden + column), hidden);
+        Self::of(&read, &[written], span.len, shape.head_dim, steps)
+    }
+
+    /// The same of the backward pass.
+    pub fn of_backward(
+        inputs: Inputs<'_>,
+        dqkv: &[f32],
+        dcontext: &[f32],
+        turn: [usize; 2],
+        steps: usize,
+    ) -> Self {
+        let Inputs { qkv, spans, shape, .. } = inputs;
+        let Some((span, column)) = following(spans, turn, shape) else { return Self::nothing() };
+        let [q, k, v] = views(qkv, span.start, span.len, shape, column).map(place);
+        let hidden = shape.hidden();
+        let dout = (dcontext.as_ptr().wrapping_add(span.start * hidden + column), hidden);
+        let written = [0, 1, 2].map(|part| {
+            let from = span.start * 3 * hidden + part * hidden + column;
+            (dqkv.as_ptr().wrapping_add(from), 3 * hidden)
+        });
+        Self::of(&[q, k, v, dout], &written, span.len, shape.head_dim, steps)
+    }
+
     /// Nothing is to be fetched.
-    pub fn nothing() -> Self {
+    fn nothing() -> Self {
         let columns = [(std::ptr::null(), 0); MOST];
         Self { columns, read: 0, all: 0, lines: 0, row: 0, column: 0, rows: 0, per_step: 0 }
     }
 
     /// `rows` rows of `width` numbers of each of these matrices, within so many steps.
-    pub fn of(
+    fn of(
         read: &[(*const f32, usize)],
         written: &[(*const f32, usize)],
         rows: usize,
@@ -72,4 +105,17 @@ impl Ahead {
             }
         }
     }
+}
+
+/// The turn behind this one, of a span and a head: its span, and the first column of its head.
+fn following(spans: &[Span], [span, head]: [usize; 2], shape: Shape) -> Option<(Span, usize)> {
+    if head + 1 < shape.heads {
+        return Some((spans[span], (head + 1) * shape.head_dim));
+    }
+    spans.get(span + 1).map(|&span| (span, 0))
+}
+
+/// Where a matrix starts, and how far its rows lie apart.
+fn place(of: Mat<'_>) -> (*const f32, usize) {
+    (of.address(0, 0), of.row_stride())
 }
