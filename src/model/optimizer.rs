@@ -88,7 +88,7 @@ impl Optimizer {
             new1: (1.0 - self.beta1) as f32,
             new2: (1.0 - self.beta2) as f32,
             step_size: (update.lr / (1.0 - self.beta1.powf(step))) as f32,
-            root_correction: correction2.sqrt() as f32,
+            inverse_root: correction2.sqrt().recip() as f32,
             epsilon: self.epsilon as f32,
         }
     }
@@ -104,7 +104,8 @@ pub(super) struct Rule {
     pub new1: f32,
     pub new2: f32,
     pub step_size: f32,
-    pub root_correction: f32,
+    /// What the root of the second moment is multiplied by for its bias.
+    pub inverse_root: f32,
     pub epsilon: f32,
 }
 
@@ -114,7 +115,7 @@ fn adam(rule: &Rule, weights: &mut [f32], first: &mut [f32], second: &mut [f32],
         let gradient = *g * rule.scale + rule.coupled * *w;
         *m = rule.beta1 * *m + rule.new1 * gradient;
         *v = rule.beta2 * *v + rule.new2 * gradient * gradient;
-        let denominator = v.sqrt() / rule.root_correction + rule.epsilon;
+        let denominator = v.sqrt() * rule.inverse_root + rule.epsilon;
         *w = *w * rule.shrink - rule.step_size * *m / denominator;
         *g = 0.0;
     }

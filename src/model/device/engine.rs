@@ -384,7 +384,7 @@ impl<D: Device> Engine for DeviceEngine<D> {
             [plain.coupled, decaying.coupled],
             [plain.shrink, decaying.shrink],
             [plain.beta1, plain.beta2, plain.new1, plain.new2],
-            [plain.step_size, plain.root_correction, plain.epsilon],
+            [plain.step_size, plain.inverse_root, plain.epsilon],
         ];
         self.device.launch("adam", Grid { x: columns.piece_count, ..grid }, &arguments)?;
         // While the weights are being changed, the caller has the next batch made ready.

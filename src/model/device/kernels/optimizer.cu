@@ -75,7 +75,7 @@ typedef struct {
     const GradientNorm *norm;
     // Of parameters without and with decay: L2 term added to the gradient, and factor on the weight.
     float coupled[2], shrink[2];
-    float beta1, beta2, new1, new2, step_size, root_correction, epsilon;
+    float beta1, beta2, new1, new2, step_size, inverse_root, epsilon;
 } Adam;
 
 KERNEL(adam, NORM_THREADS, Adam) {
@@ -89,7 +89,7 @@ KERNEL(adam, NORM_THREADS, Adam) {
             float gradient = a.gradients[at] * norm.scale + coupled * w;
             float m = a.beta1 * a.first[at] + a.new1 * gradient;
             float v = a.beta2 * a.second[at] + a.new2 * gradient * gradient;
-            w = w * shrink - a.step_size * m / (sqrtf(v) / a.root_correction + a.epsilon);
+            w = w * shrink - a.step_size * m / (sqrtf(v) * a.inverse_root + a.epsilon);
             a.first[at] = m;
             a.second[at] = v;
             a.weights[at] = w;

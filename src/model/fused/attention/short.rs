@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::ahead::Ahead;
-use super::vectors::{Keys, LANES, exp, ln, load, numbers, store, write};
+use super::vectors::{KEYS, Keys, LANES, exp, ln, load, numbers, pairs, store, write};
 use super::{Inputs, Span, gradient, views};
 use crate::model::dropout::{Dropout, dropout_coordinate};
 use crate::model::fused::matmul::packed::lines::{Line, Lines, as_numbers, as_numbers_mut};
@@ -16,9 +16,6 @@ use crate::model::fused::matmul::{Mat, MatMut};
 
 /// Tokens of a sample that is short.
 pub const MOST: usize = 64;
-
-/// Keys whose dropout is decided by the same hashes, two by two.
-const KEYS: usize = 2 * LANES;
 
 /// Whether this processor has what it takes.
 pub fn is_here() -> bool {
@@ -66,7 +63,7 @@ fn forward_here(context: &mut [f32], log_sums: &mut [f32], inputs: Inputs<'_>, s
         for head in 0..shape.heads {
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
-            let mut ahead = Ahead::of_forward(inputs, context, [turn, head], lines * len);
+            let mut ahead = Ahead::of_forward(inputs, context, [turn, head], lines * pairs(len));
             let queries = transpose(&mut scratch.queries, q);
             let scores = scratch.scores.at_least(len * lines);
             multiply(matrix_mut(scores, lines), k, queries, shape.scale());
@@ -99,7 +96,7 @@ fn backward_here(
             let column = head * shape.head_dim;
             let [q, k, v] = views(qkv, start, len, shape, column);
             let dout = Mat::strided(&dcontext[start * hidden + column..], len, shape.head_dim, hidden);
-            let mut ahead = Ahead::of_backward(inputs, dqkv, dcontext, [turn, head], lines * len);
+            let mut ahead = Ahead::of_backward(inputs, dqkv, dcontext, [turn, head], lines * pairs(len));
             let scores = scratch.scores.at_least(len * lines);
             let gradients = scratch.gradients.at_least(len * lines);
             let weights = scratch.weights.at_least(len * lines);

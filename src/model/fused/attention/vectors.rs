@@ -58,6 +58,14 @@ pub fn store(out: &mut MatMut<'_>, row: usize, column: usize, values: __m512) {
     }
 }
 
+/// Keys whose dropout is decided by the same hashes, two by two.
+pub const KEYS: usize = 2 * LANES;
+
+/// Pairs of so many keys, of which one is there at least.
+pub fn pairs(keys: usize) -> usize {
+    keys / KEYS * LANES + (keys % KEYS).min(LANES)
+}
+
 /// Dropout of the probabilities of 16 queries: the two words of each one's key.
 #[derive(Clone, Copy, Default)]
 pub struct Keys([Line; 2]);

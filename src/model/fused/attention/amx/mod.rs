@@ -11,9 +11,9 @@ use std::arch::x86_64::*;
 
 pub use self::operands::BLOCK;
 use self::operands::{Onto, Operand, STRIP, Square, Sums, ZERO_SUMS, blocks, multiply};
-use self::softmax::{Gradients, Mask, OfQueries, pairs, softmax, softmax_backward};
+use self::softmax::{Gradients, Mask, OfQueries, softmax, softmax_backward};
 use super::ahead::Ahead;
-use super::vectors::{ln, load, numbers, store};
+use super::vectors::{ln, load, numbers, pairs, store};
 use super::{Inputs, Span, gradient, views};
 use crate::model::dropout::dropout_coordinate;
 use crate::model::fused::matmul::packed::Method;

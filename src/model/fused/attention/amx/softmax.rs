@@ -35,11 +35,6 @@ fn keys_of(block: usize, len: usize) -> (usize, usize) {
     (keys, keys.min(STRIP))
 }
 
-/// Pairs of all blocks of so many keys.
-pub fn pairs(len: usize) -> usize {
-    len / BLOCK * STRIP + (len % BLOCK).min(STRIP)
-}
-
 /// Gives the keys behind the sample's end this value.
 fn pad(scores: &mut [Sums], len: usize, value: f32) {
     if let Some(last) = scores.last_mut().filter(|_| !len.is_multiple_of(BLOCK)) {
