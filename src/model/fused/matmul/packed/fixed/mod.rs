@@ -1,13 +1,14 @@
 //! Products in single precision by the byte products of AMX-INT8: operands in fixed point.
 //!
-//! What a lane holds of a block of 256 k, the last of a strip of up to 384, is written as whole multiples of 2^-23 or 2^-22 of the largest of them, whose
-//! scale the block begins with: three signed bytes each, of 2^16, 2^8 and 1. Of the nine products of two numbers' bytes
-//! six are added up, exactly, in three sums by their weight. Beside the product of the two largest, what rounding costs
-//! a product is at most 2^-22, and the three left out are at most 2^-21; both come with either sign and mostly cancel
-//! in a sum. That is the error of single precision where the numbers of a block are of similar size, and more than that
-//! for those far smaller than their block's largest, whose part in a sum is as small. The idea is Ozaki's (K. Ozaki et
-//! al., "Error-free transformations of matrix multiplication by using fast routines of matrix multiplication", 2012; by
-//! bytes: H. Ootomo et al., "DGEMM on integer matrix multiplication unit", 2024).
+//! What a lane holds of a block of 256 k, the last of a strip of up to 384, is written as whole multiples of 2^-23 or
+//! 2^-22 of the largest of them, whose scale the block begins with: three signed bytes each, of 2^16, 2^8 and 1. Of the
+//! nine products of two numbers' bytes six are added up, exactly, in three sums by their weight. Beside the product of
+//! the two largest, what rounding costs a product is at most 2^-22, and the three left out are at most 2^-21; both come
+//! with either sign and mostly cancel in a sum. That is the error of single precision where the numbers of a block are
+//! of similar size, and more than that for those far smaller than their block's largest, whose part in a sum is as
+//! small. The idea is Ozaki's (K. Ozaki et al., "Error-free transformations of matrix multiplication by using fast
+//! routines of matrix multiplication", 2012; by bytes: H. Ootomo et al., "DGEMM on integer matrix multiplication unit",
+//! 2024).
 //!
 //! A byte product of AMX takes 64 k, twice as many as one of bfloat16, of which single precision needs as many: this is
 //! twice as fast as three bfloat16 for each number, and operands are half as large.
@@ -18,7 +19,6 @@ use std::ops::Range;
 
 use super::lines::Line;
 use super::pack::{Format, STRIP, Source, TOGETHER, transpose};
-
 use crate::model::fused::matmul::operands::{PIECE, REST};
 
 mod products;
