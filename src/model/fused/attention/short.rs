@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::ahead::Ahead;
-use super::vectors::{KEYS, Keys, LANES, exp, ln, load, numbers, pairs, store, write};
+use super::vectors::{Keys, LANES, exp, keys_of, ln, load, numbers, pairs, store, write};
 use super::{Inputs, Span, gradient, views};
 use crate::model::dropout::{Dropout, dropout_coordinate};
 use crate::model::fused::matmul::packed::lines::{Line, Lines, as_numbers, as_numbers_mut};
@@ -109,7 +109,7 @@ fn backward_here(
                 let keys = Keys::new(drop, dropout_coordinate(row_of_step, line * LANES, head));
                 let log_sums = load(log_sums, 0, line * LANES);
                 let of_line = [&mut scores[line..], &mut gradients[line..], &mut weights[line..]];
-                softmax_backward(of_line, lines, len, log_sums, &keys, drop, &mut ahead);
+                softmax_backward(of_line, lines, len, log_sums, &keys, &mut ahead);
             }
             let dscores = matrix(gradients, lines).columns(0, len);
             let weights = matrix(weights, lines).columns(0, len);
@@ -169,22 +169,15 @@ fn softmax(
         largest[key % 2] = _mm512_max_ps(largest[key % 2], numbers(&scores[key * lines]));
     }
     let largest = _mm512_max_ps(largest[0], largest[1]);
-    let threshold = _mm512_set1_epi32((drop.threshold << 16) as i32);
     let mut sums = [_mm512_setzero_ps(); 2];
-    for first in (0..len).step_by(KEYS) {
-        for key in first..len.min(first + LANES) {
-            ahead.step();
-            let hashes = keys.hash((first / 2 + key - first) as u32);
-            let shifted = [_mm512_slli_epi32::<16>(hashes), hashes];
-            for (half, hashes) in shifted.into_iter().enumerate() {
-                let at = (key + half * LANES) * lines;
-                if key + half * LANES < len {
-                    let value = exp(_mm512_sub_ps(numbers(&scores[at]), largest));
-                    sums[half] = _mm512_add_ps(sums[half], value);
-                    let keeps = _mm512_cmpge_epu32_mask(hashes, threshold);
-                    write(&mut scores[at], _mm512_castps_si512(_mm512_maskz_mov_ps(keeps, value)));
-                }
-            }
+    for pair in 0..pairs(len) {
+        ahead.step();
+        let keeps = keys.keeps(pair as u32);
+        for (half, key) in keys_of(pair).into_iter().enumerate().filter(|&(_, key)| key < len) {
+            let at = key * lines;
+            let value = exp(_mm512_sub_ps(numbers(&scores[at]), largest));
+            sums[half] = _mm512_add_ps(sums[half], value);
+            write(&mut scores[at], _mm512_castps_si512(_mm512_maskz_mov_ps(keeps[half], value)));
         }
     }
     let sum = _mm512_add_ps(sums[0], sums[1]);
@@ -206,28 +199,20 @@ fn softmax_backward(
     len: usize,
     log_sums: __m512,
     keys: &Keys,
-    drop: &Dropout,
     ahead: &mut Ahead,
 ) {
-    let threshold = _mm512_set1_epi32((drop.threshold << 16) as i32);
     let mut dots = [_mm512_setzero_ps(); 2];
-    for first in (0..len).step_by(KEYS) {
-        for key in first..len.min(first + LANES) {
-            ahead.step();
-            let hashes = keys.hash((first / 2 + key - first) as u32);
-            let shifted = [_mm512_slli_epi32::<16>(hashes), hashes];
-            for (half, hashes) in shifted.into_iter().enumerate() {
-                let at = (key + half * LANES) * lines;
-                if key + half * LANES < len {
-                    let keeps = _mm512_cmpge_epu32_mask(hashes, threshold);
-                    let p = exp(_mm512_sub_ps(numbers(&scores[at]), log_sums));
-                    let gradient = _mm512_maskz_mov_ps(keeps, numbers(&gradients[at]));
-                    dots[half] = _mm512_fmadd_ps(p, gradient, dots[half]);
-                    write(&mut scores[at], _mm512_castps_si512(p));
-                    write(&mut gradients[at], _mm512_castps_si512(gradient));
-                    write(&mut weights[at], _mm512_castps_si512(_mm512_maskz_mov_ps(keeps, p)));
-                }
-            }
+    for pair in 0..pairs(len) {
+        ahead.step();
+        let keeps = keys.keeps(pair as u32);
+        for (half, key) in keys_of(pair).into_iter().enumerate().filter(|&(_, key)| key < len) {
+            let at = key * lines;
+            let p = exp(_mm512_sub_ps(numbers(&scores[at]), log_sums));
+            let gradient = _mm512_maskz_mov_ps(keeps[half], numbers(&gradients[at]));
+            dots[half] = _mm512_fmadd_ps(p, gradient, dots[half]);
+            write(&mut scores[at], _mm512_castps_si512(p));
+            write(&mut gradients[at], _mm512_castps_si512(gradient));
+            write(&mut weights[at], _mm512_castps_si512(_mm512_maskz_mov_ps(keeps[half], p)));
         }
     }
     let dot = _mm512_add_ps(dots[0], dots[1]);
@@ -242,9 +227,6 @@ fn softmax_backward(
 fn multiply(mut out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, factor: f32) {
     let ((rows, columns), (depth, _)) = (out.shape(), b.shape());
     assert!(a.shape() == (rows, depth) && b.shape().1 == columns && b.rows_are_contiguous());
-    if depth == 0 {
-        return;
-    }
     for column in (0..columns).step_by(2 * LANES) {
         let is_wide = columns - column > LANES;
         let mut row = 0;

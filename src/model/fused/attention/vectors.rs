@@ -61,26 +61,36 @@ pub fn store(out: &mut MatMut<'_>, row: usize, column: usize, values: __m512) {
 /// Keys whose dropout is decided by the same hashes, two by two.
 pub const KEYS: usize = 2 * LANES;
 
-/// Pairs of so many keys, of which one is there at least.
+/// Pairs of so many keys, of which one is there at least. A pair's number is the counter of its hashes.
 pub fn pairs(keys: usize) -> usize {
     keys / KEYS * LANES + (keys % KEYS).min(LANES)
 }
 
-/// Dropout of the probabilities of 16 queries: the two words of each one's key.
-#[derive(Clone, Copy, Default)]
-pub struct Keys([Line; 2]);
+/// The keys of a pair.
+pub fn keys_of(pair: usize) -> [usize; 2] {
+    let first = pair / LANES * KEYS + pair % LANES;
+    [first, first + LANES]
+}
+
+/// Dropout of the probabilities of 16 queries.
+#[derive(Clone, Copy)]
+pub struct Keys {
+    /// The two words of each query's key.
+    words: [Line; 2],
+    pub threshold: u32,
+}
 
 impl Keys {
     /// For queries with consecutive coordinates from `first_coordinate` on.
     pub fn new(drop: &Dropout, first_coordinate: u64) -> Self {
-        let mut keys = Self::default();
+        let mut words = [Line::default(); 2];
         if drop.threshold > 0 {
             for lane in 0..LANES {
                 let row = dropout::row(drop.site, first_coordinate.wrapping_add(lane as u64));
-                (keys.0[0].0[lane], keys.0[1].0[lane]) = row;
+                (words[0].0[lane], words[1].0[lane]) = row;
             }
         }
-        keys
+        Self { words, threshold: drop.threshold }
     }
 
     /// The hashes of a counter: [`dropout::hash`]. Each decides two elements that are 16 apart.
@@ -88,12 +98,24 @@ impl Keys {
     #[target_feature(enable = "avx512f")]
     pub fn hash(&self, counter: u32) -> __m512i {
         let counter = counter.wrapping_mul(0x9e37_79b9) as i32;
-        let x = _mm512_xor_si512(_mm512_set1_epi32(counter), read(&self.0[0]));
+        let x = _mm512_xor_si512(_mm512_set1_epi32(counter), read(&self.words[0]));
         let x = _mm512_xor_si512(x, _mm512_srli_epi32::<16>(x));
-        let x = _mm512_add_epi32(_mm512_mullo_epi32(x, _mm512_set1_epi32(0x21f0_aaad)), read(&self.0[1]));
+        let x = _mm512_add_epi32(_mm512_mullo_epi32(x, _mm512_set1_epi32(0x21f0_aaad)), read(&self.words[1]));
         let x = _mm512_xor_si512(x, _mm512_srli_epi32::<15>(x));
         let x = _mm512_mullo_epi32(x, _mm512_set1_epi32(0xd35a_2d97_u32 as i32));
         _mm512_xor_si512(x, _mm512_srli_epi32::<15>(x))
+    }
+
+    /// For which queries a counter's two elements are kept.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn keeps(&self, counter: u32) -> [__mmask16; 2] {
+        let threshold = _mm512_set1_epi32((self.threshold << 16) as i32);
+        let hashes = self.hash(counter);
+        [
+            _mm512_cmpge_epu32_mask(_mm512_slli_epi32::<16>(hashes), threshold),
+            _mm512_cmpge_epu32_mask(hashes, threshold),
+        ]
     }
 }
 

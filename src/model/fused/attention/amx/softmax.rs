@@ -18,14 +18,12 @@ pub type OfQueries = [__m512; 2];
 /// Dropout of the probabilities of 32 queries.
 pub struct Mask {
     keys: [Keys; 2],
-    threshold: u32,
 }
 
 impl Mask {
     /// For queries with consecutive coordinates from `first_coordinate` on.
     pub fn new(drop: &Dropout, first_coordinate: u64) -> Self {
-        let keys = [0, LANES as u64].map(|lane| Keys::new(drop, first_coordinate.wrapping_add(lane)));
-        Self { keys, threshold: drop.threshold }
+        Self { keys: [0, LANES as u64].map(|lane| Keys::new(drop, first_coordinate.wrapping_add(lane))) }
     }
 }
 
@@ -60,7 +58,7 @@ pub fn softmax<const PARTS: usize, const DROP: bool>(
     for half in 0..2 {
         let weights = if half == 0 { &mut *left } else { &mut *right };
         let keys = mask.keys[half];
-        let threshold = _mm512_set1_epi16(mask.threshold as i16);
+        let threshold = _mm512_set1_epi16(keys.threshold as i16);
         for (block, scores) in scores.iter().enumerate() {
             let (pairs, weights) = (keys_of(block, len).1, &mut weights[block]);
             for pair in 0..pairs {
@@ -130,7 +128,6 @@ pub fn softmax_backward<const PARTS: usize, const DROP: bool>(
 ) {
     pad(scores, len, f32::NEG_INFINITY);
     let zero = [_mm512_setzero_si512(); PARTS];
-    let threshold = _mm512_set1_epi32((mask.threshold << 16) as i32);
     let mut dots = [_mm512_setzero_ps(); 4];
     for (block, (scores, gradients)) in scores.iter_mut().zip(gradients.iter_mut()).enumerate() {
         let pairs = keys_of(block, len).1;
@@ -148,9 +145,7 @@ pub fn softmax_backward<const PARTS: usize, const DROP: bool>(
                 write(&mut scores[high], _mm512_castps_si512(p_high));
                 (dropped[half], dropped[2 + half]) = (p_low, p_high);
                 if DROP {
-                    let hashes = mask.keys[half].hash((block * STRIP + pair) as u32);
-                    let keep_low = _mm512_cmpge_epu32_mask(_mm512_slli_epi32::<16>(hashes), threshold);
-                    let keep_high = _mm512_cmpge_epu32_mask(hashes, threshold);
+                    let [keep_low, keep_high] = mask.keys[half].keeps((block * STRIP + pair) as u32);
                     dropped[half] = _mm512_maskz_mov_ps(keep_low, p_low);
                     dropped[2 + half] = _mm512_maskz_mov_ps(keep_high, p_high);
                     d_low = _mm512_maskz_mov_ps(keep_low, d_low);

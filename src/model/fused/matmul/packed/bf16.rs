@@ -29,7 +29,7 @@ impl Format for Bf16 {
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn pack(out: &mut [Line], from: Source<'_>, first: usize, scale: f32, transposed: bool) {
         let factor = _mm512_set1_ps(scale);
-        let depth = (from.depth - first).min(Self::BLOCK);
+        let depth = Self::block_depth(from.depth - first);
         let lines = if from.along_depth() { from.lanes } else { depth.div_ceil(2) };
         out[lines..].fill(Line::default());
         // SAFETY: a line is 64 bytes, aligned to 64.

@@ -62,6 +62,11 @@ pub trait Format {
         cut(depth, Self::BLOCK, Self::REST)
     }
 
+    /// Depth of the block with which so much depth begins.
+    fn block_depth(rest: usize) -> usize {
+        if rest > Self::BLOCK + Self::REST { Self::BLOCK } else { rest }
+    }
+
     /// Whether a block of a strip of this depth begins at `k`.
     fn begins_block(k: usize, depth: usize) -> bool {
         k.is_multiple_of(Self::BLOCK) && k / Self::BLOCK < Self::blocks(depth)
@@ -249,8 +254,8 @@ impl Place {
     fn block<F: Format>(self, depth: usize, block: usize) -> (usize, usize) {
         assert!(self.first_k.is_multiple_of(F::BLOCK), "a part of an operand begins a block");
         let first = block * F::BLOCK;
-        let end = if block + 1 == F::blocks(depth) { depth } else { first + F::BLOCK };
-        ((self.first_k + first) / F::BLOCK * F::block_lines(F::BLOCK), F::block_lines(end - first))
+        let lines = F::block_lines(F::block_depth(depth - first));
+        ((self.first_k + first) / F::BLOCK * F::block_lines(F::BLOCK), lines)
     }
 }
 

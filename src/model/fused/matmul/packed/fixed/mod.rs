@@ -92,12 +92,8 @@ impl Format for Fixed {
         }
         let mut factors = [_mm512_setzero_ps(); TOGETHER];
         for (i, largest) in largest.into_iter().enumerate() {
-            let mut numbers = Line::default();
-            // SAFETY: 64 bytes.
-            unsafe { _mm512_storeu_si512(numbers.0.as_mut_ptr().cast(), largest) };
-            let of_lanes = numbers.0.map(Scale::of);
-            // SAFETY: 64 bytes.
-            factors[i] = unsafe { _mm512_loadu_ps(of_lanes.map(|lane| lane.factor).as_ptr()) };
+            let (of_lanes, factors_of_lanes) = scales(largest);
+            factors[i] = factors_of_lanes;
             out[lines[i].start] = Line(of_lanes.map(|lane| (lane.worth * scale).to_bits()));
         }
         for (tile, first) in depths.clone().step_by(TILE).enumerate() {
@@ -123,8 +119,7 @@ impl Format for Fixed {
 
 /// What of a source a block at this depth holds.
 fn depths(from: &Source<'_>, first: usize) -> Range<usize> {
-    let rest = from.depth - first;
-    first..first + if rest > Fixed::BLOCK + Fixed::REST { Fixed::BLOCK } else { rest }
+    first..first + Fixed::block_depth(from.depth - first)
 }
 
 /// Packs a source that runs along the depth, a lane to each line; gives the scales of the lanes.
@@ -158,6 +153,7 @@ fn pack_lanes(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>) -> [Sc
     of_lanes
 }
 
+/// As many numbers as a register has.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(numbers: &[f32; STRIP]) -> __m512 {
@@ -209,13 +205,7 @@ unsafe fn pack_depths(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>
         largest = _mm512_max_epu32(largest, size(numbers));
         copy.write(numbers);
     }
-    let mut numbers = Line::default();
-    // SAFETY: 64 bytes.
-    unsafe { _mm512_storeu_si512(numbers.0.as_mut_ptr().cast(), largest) };
-    let of_lanes = numbers.0.map(Scale::of);
-    let factors = of_lanes.map(|lane| lane.factor);
-    // SAFETY: 64 bytes.
-    let factors = unsafe { _mm512_loadu_ps(factors.as_ptr()) };
+    let (of_lanes, factors) = scales(largest);
     for (copy, out) in copy[..padded].chunks_exact(TILE).zip(tiles.chunks_exact_mut(PARTS * STRIP)) {
         for line in 0..STRIP {
             // SAFETY: written above.
@@ -224,6 +214,17 @@ unsafe fn pack_depths(tiles: &mut [Line], from: Source<'_>, depths: Range<usize>
         }
     }
     of_lanes
+}
+
+/// The scales of 16 lanes from the bits of each one's largest number, and their factors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn scales(largest: __m512i) -> ([Scale; STRIP], __m512) {
+    let mut numbers = Line::default();
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_storeu_si512(numbers.0.as_mut_ptr().cast(), largest) };
+    let of_lanes = numbers.0.map(Scale::of);
+    (of_lanes, load(&of_lanes.map(|lane| lane.factor)))
 }
 
 /// Numbers without their signs, as bits, whose order is that of the numbers; what is not finite is above all that is.
