@@ -83,9 +83,11 @@ impl By {
             #[cfg(target_arch = "x86_64")]
             Kernel::Packed(Method::AmxFixed) if fills_blocks(len) => Self::AmxF32,
             #[cfg(target_arch = "x86_64")]
+            Kernel::Packed(Method::Avx512) if len <= short::MOST_OF_SINGLE => Self::Short,
+            #[cfg(target_arch = "x86_64")]
             Kernel::Packed(_) | Kernel::Single if len <= short::MOST && short::is_here() => Self::Short,
             #[cfg(target_arch = "x86_64")]
-            Kernel::Packed(Method::AmxFixed) => Self::Plain(Kernel::Single),
+            Kernel::Packed(Method::AmxFixed | Method::Avx512) => Self::Plain(Kernel::Single),
             kernel => Self::Plain(kernel),
         }
     }

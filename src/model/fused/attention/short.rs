@@ -17,6 +17,9 @@ use crate::model::fused::matmul::{Mat, MatMut};
 /// Tokens of a sample that is short.
 pub const MOST: usize = 64;
 
+/// The same where there is nothing faster for single precision than these instructions.
+pub const MOST_OF_SINGLE: usize = 256;
+
 /// Whether this processor has what it takes.
 pub fn is_here() -> bool {
     is_x86_feature_detected!("avx512f")

@@ -1,9 +1,10 @@
 //! Matrix products over strided views of plain buffers, in single precision or in bfloat16.
 //!
-//! Everything above is safe code: views check their bounds when they are made. Single precision goes to the
-//! `gemm` crate, or, where there is AMX, to its byte products in fixed point. Where AMX or bfloat16 instructions compute, a
-//! right operand is [`Packed`] first, for as many products as it serves, and so may be a left one ([`PackedRows`]), which
-//! otherwise is packed on the way. Sums are single precision in all.
+//! Everything above is safe code: views check their bounds when they are made. Single precision is multiplied by the byte
+//! products of AMX, in fixed point, or else by AVX-512, or else by the `gemm` crate; bfloat16 by AMX, AVX512-BF16 or
+//! rounded and by `gemm`. For instructions of AMX or AVX-512 a right operand is [`Packed`] first, for as many products as
+//! it serves, and so may be a left one ([`PackedRows`]), which otherwise is packed on the way. Sums are single precision
+//! in all.
 
 use std::cell::RefCell;
 
@@ -22,11 +23,11 @@ pub use view::{Mat, MatMut};
 /// What computes a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
-    /// Single precision by instructions for it.
+    /// Single precision by the `gemm` crate, which takes operands as they lie.
     Single,
     /// Operands rounded to bfloat16, multiplied in single precision: the same products by slower means.
     Rounded,
-    /// Either precision by instructions for narrower numbers.
+    /// Either precision by instructions that want their operands packed.
     #[cfg(target_arch = "x86_64")]
     Packed(packed::Method),
 }
@@ -51,7 +52,7 @@ impl Kernel {
         match self {
             Self::Single => Precision::F32,
             #[cfg(target_arch = "x86_64")]
-            Self::Packed(packed::Method::AmxFixed) => Precision::F32,
+            Self::Packed(packed::Method::AmxFixed | packed::Method::Avx512) => Precision::F32,
             _ => Precision::Bf16,
         }
     }
@@ -62,7 +63,9 @@ impl Kernel {
             Self::Single => "f32",
             Self::Rounded => "bf16 by f32 instructions: this processor has none for bf16",
             #[cfg(target_arch = "x86_64")]
-            Self::Packed(packed::Method::Avx512) => "bf16 by AVX512-BF16",
+            Self::Packed(packed::Method::Avx512) => "f32 by AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Packed(packed::Method::Avx512Bf16) => "bf16 by AVX512-BF16",
             #[cfg(target_arch = "x86_64")]
             Self::Packed(packed::Method::Amx) => "bf16 by AMX",
             #[cfg(target_arch = "x86_64")]

@@ -87,46 +87,20 @@ pub fn in_turn() -> __m512i {
     unsafe { _mm512_load_si512(std::ptr::from_ref(&ORDER).cast()) }
 }
 
-/// Rows of a tile at a time by AVX512-BF16: their sums and a pair of `b` fill half of the registers.
-const AVX512_ROWS: usize = 8;
+/// Rows of a tile by AVX512-BF16: their sums fill half of the registers, which is more than the processor has on the way.
+pub const AVX512_ROWS: usize = 8;
 
-/// 32 rows by 32 columns by AVX512-BF16.
+/// A tile of at most [`AVX512_ROWS`] rows, from row `first` of a strip on, by AVX512-BF16.
 ///
 /// # Safety
-/// AVX512-BF16; the tile is writable; `a` holds two strips, `b` twice as many lines as one.
-pub unsafe fn avx512(tile: Tile, start: Start<'_>, a: [&[Line]; 2], b: &[Line]) {
-    for row in (0..tile.rows).step_by(AVX512_ROWS) {
-        let part = Tile {
-            at: tile.at.wrapping_add(row * tile.stride),
-            rows: (tile.rows - row).min(AVX512_ROWS),
-            ..tile
-        };
-        // SAFETY: forwarded, for a part of the tile.
-        unsafe {
-            avx512_rows::<AVX512_ROWS>(part, start, a[row / STRIP], row % STRIP, b);
-        }
-    }
-}
-
-/// `R` rows from row `first` of a strip on, by AVX512-BF16.
-///
-/// # Safety
-/// AVX512-BF16; the tile is writable; `a` and `b` hold whole tiles, `b` twice as many.
+/// AVX512-BF16; the tile is writable; `b` holds twice as many lines as `a`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn avx512_rows<const R: usize>(tile: Tile, start: Start<'_>, a: &[Line], first: usize, b: &[Line]) {
+pub unsafe fn avx512(tile: Tile, start: Start<'_>, a: &[Line], first: usize, b: &[Line]) {
     let tiles = a.len() / STRIP;
-    assert!(b.len() >= 2 * tiles * STRIP && first + R <= STRIP && tile.rows <= R);
-    // SAFETY: within the lines just checked; what is read and written of the tile and its start is masked to the tile,
-    // which is the caller's.
+    assert!(b.len() >= 2 * tiles * STRIP && first + AVX512_ROWS <= STRIP && tile.rows <= AVX512_ROWS);
+    // SAFETY: within the lines just checked; the tile is the caller's.
     unsafe {
-        let mut sums = [[_mm512_setzero_ps(); 2]; R];
-        let masks = [tile.mask(0), tile.mask(1)];
-        let (from, from_stride) = tile.start_rows(start);
-        for (row, sums) in sums.iter_mut().enumerate().take(tile.rows) {
-            let from = from.wrapping_add(row * from_stride);
-            sums[0] = _mm512_maskz_loadu_ps(masks[0], from);
-            sums[1] = _mm512_maskz_loadu_ps(masks[1], from.wrapping_add(STRIP));
-        }
+        let mut sums = [[_mm512_setzero_ps(); 2]; AVX512_ROWS];
         let (a, b) = (a.as_ptr().cast::<i32>().add(first * 16), b.as_ptr().cast::<i32>());
         let pairs = |x: __m512i| std::mem::transmute::<__m512i, __m512bh>(x);
         for k in 0..tiles {
@@ -140,11 +114,7 @@ unsafe fn avx512_rows<const R: usize>(tile: Tile, start: Start<'_>, a: &[Line], 
                 }
             }
         }
-        for (row, sums) in sums.into_iter().enumerate().take(tile.rows) {
-            let at = tile.at.wrapping_add(row * tile.stride);
-            _mm512_mask_storeu_ps(at, masks[0], sums[0]);
-            _mm512_mask_storeu_ps(at.wrapping_add(STRIP), masks[1], sums[1]);
-        }
+        tile.write(start, sums);
     }
 }
 

@@ -1,9 +1,10 @@
-//! Products of packed operands, by the instructions that x86-64 has for bfloat16 and for bytes.
+//! Products of packed operands: by AVX-512, and by the instructions that x86-64 has for bfloat16 and for bytes.
 
 pub mod bf16;
 mod fixed;
 pub mod lines;
 pub mod pack;
+mod single;
 pub mod tiles;
 
 use std::arch::x86_64::__cpuid_count;
@@ -19,17 +20,20 @@ use bf16::Bf16;
 use fixed::Fixed;
 use lines::{Line, Lines};
 use pack::{Format, Place, STRIP};
+use single::Single;
 use tiles::{AmxTiles, COLUMNS, Start, Tile};
 
 /// How packed operands are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// Rounded to bfloat16, by `vdpbf16ps` of AVX512-BF16.
-    Avx512,
+    Avx512Bf16,
     /// Rounded to bfloat16, by `tdpbf16ps` of AMX-BF16.
     Amx,
     /// In single precision: each number in fixed point of three bytes, by `tdpbssd` of AMX-INT8.
     AmxFixed,
+    /// In single precision, by AVX-512.
+    Avx512,
 }
 
 impl Method {
@@ -37,11 +41,11 @@ impl Method {
     pub fn all() -> &'static [Self] {
         static ALL: OnceLock<Vec<Method>> = OnceLock::new();
         ALL.get_or_init(|| {
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512bf16");
-            let amx = avx512 && has_amx() && may_use_amx();
-            let all = [(amx, Self::Amx), (amx, Self::AmxFixed), (avx512, Self::Avx512)];
+            let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+            let amx = bf16 && has_amx() && may_use_amx();
+            let all =
+                [(amx, Self::Amx), (amx, Self::AmxFixed), (bf16, Self::Avx512Bf16), (avx512, Self::Avx512)];
             all.into_iter().filter_map(|(there, which)| there.then_some(which)).collect()
         })
     }
@@ -73,35 +77,39 @@ impl Method {
     /// Lines of a strip of this depth.
     fn strip_lines(self, depth: usize) -> usize {
         match self {
-            Self::Avx512 | Self::Amx => Bf16::strip_lines(depth),
+            Self::Avx512Bf16 | Self::Amx => Bf16::strip_lines(depth),
             Self::AmxFixed => Fixed::strip_lines(depth),
+            Self::Avx512 => Single::strip_lines(depth),
         }
     }
 
     /// Whether a block of an operand of this depth begins at `k`.
     fn begins_block(self, k: usize, depth: usize) -> bool {
         match self {
-            Self::Avx512 | Self::Amx => Bf16::begins_block(k, depth),
+            Self::Avx512Bf16 | Self::Amx => Bf16::begins_block(k, depth),
             Self::AmxFixed => Fixed::begins_block(k, depth),
+            Self::Avx512 => Single::begins_block(k, depth),
         }
     }
 
     fn pack_rows(self, out: &mut [Line], place: Place, of: Mat<'_>, scale: f32) {
-        // SAFETY: all methods that there are include AVX512-BF16.
+        // SAFETY: a method that there is has its format's instructions.
         unsafe {
             match self {
-                Self::Avx512 | Self::Amx => pack::rows::<Bf16>(out, place, of, scale),
+                Self::Avx512Bf16 | Self::Amx => pack::rows::<Bf16>(out, place, of, scale),
                 Self::AmxFixed => pack::rows::<Fixed>(out, place, of, scale),
+                Self::Avx512 => pack::rows::<Single>(out, place, of, scale),
             }
         }
     }
 
     fn pack_columns(self, out: &mut [Line], place: Place, of: Mat<'_>) {
-        // SAFETY: all methods that there are include AVX512-BF16.
+        // SAFETY: a method that there is has its format's instructions.
         unsafe {
             match self {
-                Self::Avx512 | Self::Amx => pack::columns::<Bf16>(out, place, of),
+                Self::Avx512Bf16 | Self::Amx => pack::columns::<Bf16>(out, place, of),
                 Self::AmxFixed => pack::columns::<Fixed>(out, place, of),
+                Self::Avx512 => pack::columns::<Single>(out, place, of),
             }
         }
     }
@@ -231,6 +239,9 @@ pub enum Left<'a> {
     Packed(Window<'a>),
 }
 
+/// Rows of two strips, which the left operand's come in.
+const TWO_STRIPS: usize = 2 * STRIP;
+
 /// Lines of panels that all rows pass before the next panels' turn: a megabyte, half of the second-level cache, so that
 /// the right operand, which is the larger one of most products, comes from memory once.
 const GROUP_LINES: usize = 16384;
@@ -252,33 +263,42 @@ pub fn product(out: MatMut<'_>, write: Write<'_>, lhs: Left<'_>, rhs: Window<'_>
     unsafe {
         match method {
             Method::Avx512 => {
-                product_of::<Bf16>(out, write, sides, |tile, start, a, b| bf16::avx512(tile, start, a, b));
+                product_of::<Single, { single::ROWS }>(out, write, sides, |tile, start, a, row, b| {
+                    single::multiply(tile, start, a[row / STRIP], row % STRIP, b);
+                });
+            }
+            Method::Avx512Bf16 => {
+                product_of::<Bf16, { bf16::AVX512_ROWS }>(out, write, sides, |tile, start, a, row, b| {
+                    bf16::avx512(tile, start, a[row / STRIP], row % STRIP, b);
+                });
             }
             Method::Amx => {
                 let tiles = AmxTiles::configure();
-                product_of::<Bf16>(out, write, sides, |tile, start, a, b| {
+                product_of::<Bf16, TWO_STRIPS>(out, write, sides, |tile, start, a, _, b| {
                     bf16::amx(&tiles, tile, start, a, b)
                 });
             }
             Method::AmxFixed => {
                 let mut products = fixed::Products::new(AmxTiles::configure());
-                product_of::<Fixed>(out, write, sides, |tile, start, a, b| products.add(tile, start, a, b));
+                product_of::<Fixed, TWO_STRIPS>(out, write, sides, |tile, start, a, _, b| {
+                    products.add(tile, start, a, b);
+                });
                 products.finish();
             }
         }
     }
 }
 
-/// Tile by tile by `multiply`, which gets the tile, what it starts from, two strips of the left operand and a panel of the
-/// right one. Every tile lies within `out`.
+/// Tile by tile of `HEIGHT` rows by `multiply`, which gets the tile, what it starts from, two strips of the left operand, the
+/// tile's first row in them, and a panel of the right operand. Every tile lies within `out`.
 ///
 /// # Safety
-/// AVX512-BF16.
-unsafe fn product_of<F: Format>(
+/// The format's instructions.
+unsafe fn product_of<F: Format, const HEIGHT: usize>(
     out: MatMut<'_>,
     write: Write<'_>,
     (lhs, rhs, scale): (Left<'_>, Window<'_>, f32),
-    mut multiply: impl FnMut(Tile, Start<'_>, [&[Line]; 2], &[Line]),
+    mut multiply: impl FnMut(Tile, Start<'_>, [&[Line]; 2], usize, &[Line]),
 ) {
     let Window { lanes: columns, depth, .. } = rhs;
     let shape = match lhs {
@@ -305,8 +325,8 @@ unsafe fn product_of<F: Format>(
         let strip = end_line - first_line;
         let group = (GROUP_LINES / (2 * strip).max(1)).clamp(1, panels);
         let most = match lhs {
-            Left::Plain(_) if group == panels => 2 * STRIP,
-            Left::Plain(_) => (BLOCK_LINES / strip / 2).max(1) * 2 * STRIP,
+            Left::Plain(_) if group == panels => TWO_STRIPS,
+            Left::Plain(_) => (BLOCK_LINES / strip / 2).max(1) * TWO_STRIPS,
             Left::Packed(_) => out.rows,
         };
         for first in (0..out.rows).step_by(most) {
@@ -325,21 +345,22 @@ unsafe fn product_of<F: Format>(
                 }
             };
             for group in (0..panels).step_by(group).map(|panel| panel..(panel + group).min(panels)) {
-                for row in (0..rows).step_by(2 * STRIP) {
-                    let strips = [row / STRIP, row / STRIP + 1].map(|at| &left[at * stride..][..strip]);
+                for row in (0..rows).step_by(HEIGHT) {
+                    let pair = row / TWO_STRIPS * 2;
+                    let strips = [pair, pair + 1].map(|at| &left[at * stride..][..strip]);
                     let tile = |panel: usize| {
                         let column = panel * COLUMNS;
                         let at = out.data.as_ptr().wrapping_add((first + row) * out.row_stride + column);
                         Tile {
                             at: at.cast_mut(),
                             stride: out.row_stride,
-                            rows: (rows - row).min(2 * STRIP),
+                            rows: (rows - row).min(HEIGHT),
                             columns: (out.cols - column).min(COLUMNS),
                         }
                     };
                     for panel in group.clone() {
                         if panel + 1 < group.end {
-                            tile(panel + 1).announce();
+                            tile(panel + 1).announce::<HEIGHT>();
                         }
                         let (tile, column) = (tile(panel), panel * COLUMNS);
                         let start = match write {
@@ -349,7 +370,7 @@ unsafe fn product_of<F: Format>(
                             Write::Bias(bias) => Start::Bias(&bias[column..column + tile.columns]),
                         };
                         let panel = &right[panel * panel_lines..][2 * first_line..2 * end_line];
-                        multiply(tile, start, strips, panel);
+                        multiply(tile, start, strips, row % TWO_STRIPS, panel);
                     }
                 }
             }

@@ -36,13 +36,13 @@ pub trait Format {
     /// the source's contiguous dimension gives.
     ///
     /// # Safety
-    /// AVX512-BF16.
+    /// Its instructions.
     unsafe fn pack(out: &mut [Line], from: Source<'_>, first: usize, scale: f32, transposed: bool);
 
     /// The same for several strips of a source that runs along the lanes, to these lines of `out`.
     ///
     /// # Safety
-    /// AVX512-BF16.
+    /// Its instructions.
     unsafe fn pack_together(
         out: &mut [Line],
         lines: [Range<usize>; TOGETHER],
@@ -176,7 +176,7 @@ pub struct Place {
 /// zero.
 ///
 /// # Safety
-/// AVX512-BF16.
+/// The format's instructions.
 pub unsafe fn rows<F: Format>(out: &mut [Line], place: Place, of: Mat<'_>, scale: f32) {
     // SAFETY: forwarded.
     unsafe { all::<F>(out, place, of, scale, Side::Rows) };
@@ -185,7 +185,7 @@ pub unsafe fn rows<F: Format>(out: &mut [Line], place: Place, of: Mat<'_>, scale
 /// The right operand's columns in panels of two strips, `out[panel][block][2]`.
 ///
 /// # Safety
-/// AVX512-BF16.
+/// The format's instructions.
 pub unsafe fn columns<F: Format>(out: &mut [Line], place: Place, of: Mat<'_>) {
     // SAFETY: forwarded.
     unsafe { all::<F>(out, place, of.t(), 1.0, Side::Columns) };
@@ -201,7 +201,7 @@ enum Side {
 /// Packs `of (lanes, depth)` such that what is read lies one behind the other as far as possible.
 ///
 /// # Safety
-/// AVX512-BF16.
+/// The format's instructions.
 unsafe fn all<F: Format>(out: &mut [Line], place: Place, of: Mat<'_>, scale: f32, side: Side) {
     assert_eq!(out.len(), strips(of.rows) * place.strip_lines, "lines of a packed operand");
     let (there, blocks) = (of.rows.div_ceil(STRIP), F::blocks(of.cols));

@@ -1,5 +1,7 @@
 //! Tiles: of the output, and the registers that AMX has for them.
 
+use std::arch::x86_64::*;
+
 use super::lines::Line;
 use super::pack::{STRIP, first_lanes};
 
@@ -32,10 +34,38 @@ impl Tile {
         first_lanes(self.columns.saturating_sub(half * STRIP))
     }
 
-    /// Has a full tile's lines fetched for writing, while another one is computed.
+    /// Writes the sums of at most so many rows, with what they start from.
+    ///
+    /// # Safety
+    /// AVX-512F; the tile is writable, and what it starts from readable.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn write<const ROWS: usize>(&self, start: Start<'_>, sums: [[__m512; 2]; ROWS]) {
+        let (from, from_stride) = self.start_rows(start);
+        let masks = [self.mask(0), self.mask(1)];
+        let write = |row: usize| {
+            for (half, mask) in masks.into_iter().enumerate() {
+                let from = from.wrapping_add(row * from_stride + half * STRIP);
+                let at = self.at.wrapping_add(row * self.stride + half * STRIP);
+                // SAFETY: what is read and written is masked to the tile, which is the caller's.
+                unsafe {
+                    let sum = _mm512_add_ps(sums[row][half], _mm512_maskz_loadu_ps(mask, from));
+                    _mm512_mask_storeu_ps(at, mask, sum);
+                }
+            }
+        };
+        // Rows that are all there need no comparisons.
+        if self.rows == ROWS {
+            (0..ROWS).for_each(write);
+        } else {
+            (0..self.rows).for_each(write);
+        }
+    }
+
+    /// Has the lines of a tile of so many rows fetched for writing, while another one is computed.
     #[inline(always)]
-    pub fn announce(&self) {
-        for row in 0..2 * STRIP {
+    pub fn announce<const ROWS: usize>(&self) {
+        for row in 0..ROWS {
             let at = self.at.wrapping_add(row * self.stride);
             // SAFETY: a hint, which cannot fail.
             unsafe {
